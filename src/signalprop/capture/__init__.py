@@ -1,0 +1,1 @@
+"""One forward and backward pass, seen: sites, graph, spine, statistics."""

@@ -1,0 +1,315 @@
+"""Turns what was seen in a pass, still on the device, into a frozen `Trace`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from signalprop.capture import statistics
+from signalprop.capture.backward import Backward, SeenDelta
+from signalprop.capture.batch import Batch
+from signalprop.capture.chain import Chain, chain_of
+from signalprop.capture.recorder import Recorder, Seen, SeenLoss
+from signalprop.capture.statistics import ActivationStats, DeltaStats
+from signalprop.capture.trace import Failure, LossCall, Site, TensorFacts, Trace, Weight
+
+#: one block with this share of all sites on the way makes the spine uninformative
+DENSE_SHARE = 2 / 3
+DENSE_SITES = 12
+
+
+class _Transfer:
+    """Collects scalars on the device and brings them over in one go."""
+
+    def __init__(self) -> None:
+        self._scalars: list[Tensor] = []
+        self._values: list[float] = []
+
+    def add(self, scalars: list[Tensor]) -> slice:
+        start = len(self._scalars)
+        self._scalars.extend(scalars)
+        return slice(start, len(self._scalars))
+
+    def fetch(self) -> None:
+        by_device: dict[torch.device, list[int]] = {}
+        for i, scalar in enumerate(self._scalars):
+            by_device.setdefault(scalar.device, []).append(i)
+        self._values = [math.nan] * len(self._scalars)
+        for device, places in by_device.items():
+            wide = statistics.accumulator(device)
+            stacked = torch.stack([self._scalars[i].detach().to(wide) for i in places])
+            for i, value in zip(places, stacked.tolist(), strict=True):
+                self._values[i] = value
+
+    def __getitem__(self, where: slice) -> list[float]:
+        return self._values[where]
+
+
+def assemble(
+    model: torch.nn.Module,
+    data: Batch,
+    recorder: Recorder,
+    found: Backward,
+    loss: Tensor | None,
+    failure: Failure | None,
+) -> Trace:
+    """Everything that was seen, as plain data."""
+    transfer = _Transfer()
+    forward = [transfer.add(seen.scalars) for seen in recorder.sites]
+    backward = {i: transfer.add(delta.scalars) for i, delta in found.at_site.items()}
+    given = {name: transfer.add(_facts(x)) for name, x in data.inputs.items()}
+    losses = [_loss_scalars(call, transfer) for call in recorder.losses]
+    parameters = dict(model.named_parameters())
+    weights = {name: transfer.add(_weight_scalars(p)) for name, p in parameters.items()}
+    gradients = {
+        name: transfer.add([_norm(gradient)]) for name, gradient in found.gradients.items()
+    }
+    total = transfer.add([loss.detach()] if loss is not None and not loss.is_complex() else [])
+    transfer.fetch()
+
+    names = _names(recorder.sites)
+    chain = chain_of(recorder, found, names)
+    sites = {
+        name: Site(
+            name=name,
+            module=seen.module,
+            op=seen.op,
+            kind=seen.kind,
+            shape=seen.shape,
+            dtype=seen.dtype,
+            order=i,
+            aliases=tuple(dict.fromkeys(a for a in seen.aliases if a and a != name)),
+            activation=_activation(seen, transfer[forward[i]]),
+            delta=_delta(found.at_site[i], transfer[backward[i]]) if i in backward else None,
+        )
+        for i, (name, seen) in enumerate(zip(names, recorder.sites, strict=True))
+    }
+    widest = max((len(b.inner) for b in chain.blocks), default=0)
+    dense = widest >= DENSE_SITES and widest > DENSE_SHARE * len(sites)
+    return Trace(
+        model=type(model).__name__,
+        sites=sites,
+        spine=chain.spine,
+        blocks=chain.blocks,
+        weights=_weights(model, parameters, recorder, transfer, weights, gradients),
+        inputs={
+            name: _tensor_facts(x, transfer[given[name]]) for name, x in data.inputs.items()
+        },
+        losses=tuple(
+            _loss_call(call, transfer, *where, names=names, sites=recorder.sites)
+            for call, where in zip(recorder.losses, losses, strict=True)
+        ),
+        loss=transfer[total][0] if transfer[total] else math.nan,
+        batch=data.size,
+        training=model.training,
+        modes={
+            name: module.training
+            for name, module in model.named_modules()
+            if isinstance(
+                module,
+                (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd),
+            )
+        },
+        dense=dense,
+        cut=chain.cut,
+        samples=chain.samples,
+        failure=failure,
+        notes=_notes(model, chain, dense, recorder, found, failure),
+    )
+
+
+def _names(sites: list[Seen]) -> list[str]:
+    """Unique names in execution order: the second call of `cell` is `cell#2`."""
+    count: Counter[str] = Counter()
+    names = []
+    for seen in sites:
+        count[seen.base] += 1
+        k = count[seen.base]
+        names.append(seen.base if k == 1 else f"{seen.base}#{k}")
+    return names
+
+
+def _activation(seen: Seen, values: list[float]) -> ActivationStats:
+    mean, square, nonzero, resultant, live, gram_square, trace, *more = values
+    unit = more.pop(0) if seen.unit_stat else None
+    share = unit / seen.units if unit is not None and seen.units else None
+    return ActivationStats(
+        rms=_root(square),
+        mean=mean,
+        variance=max(square - mean * mean, 0.0) if math.isfinite(square) else math.nan,
+        zeros=1 - nonzero / seen.numel,
+        effective_rank=trace * trace / gram_square if gram_square else 0.0,
+        cosine=statistics.mean_cosine(resultant, round(live)) if math.isfinite(live) else math.nan,
+        token_cosine=more.pop(0) if seen.tokens else None,
+        saturated=share if seen.unit_stat == "saturated" else None,
+        dead=share if seen.unit_stat == "dead" else None,
+        units=seen.units,
+        finite=math.isfinite(square),
+    )
+
+
+def _root(square: float) -> float:
+    return math.sqrt(square) if square >= 0 else square
+
+
+def _delta(delta: SeenDelta, values: list[float]) -> DeltaStats:
+    square, nonzero, resultant = values
+    norms = delta.norms.to("cpu", torch.float64).numpy()
+    live = norms[(norms > 0) & np.isfinite(norms)]
+    width = delta.numel / norms.size
+    geometric = math.exp(float(np.log(live).mean())) / math.sqrt(width) if live.size else 0.0
+    return DeltaStats(
+        rms=_root(square),
+        geometric_mean=geometric,
+        zeros=1 - nonzero / delta.numel,
+        alive=float((norms != 0).mean()),
+        cosine=statistics.mean_cosine(resultant, int((norms > 0).sum())),
+        finite=math.isfinite(square),
+    )
+
+
+# ---- parameters ------------------------------------------------------------------------------
+
+
+def _weight_scalars(p: Tensor) -> list[Tensor]:
+    value = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+    if value.numel() == 0 or not value.is_floating_point():
+        return [torch.zeros((), device=p.device)] * 2
+    return [_norm(value), value.mean(dtype=statistics.accumulator(p.device))]
+
+
+def _norm(x: Tensor) -> Tensor:
+    if x.is_sparse:
+        x = x.coalesce().values()
+    x = torch.view_as_real(x) if x.is_complex() else x
+    return torch.linalg.vector_norm(statistics.row_norms(x.reshape(1, -1)))
+
+
+def _weights(
+    model: torch.nn.Module,
+    parameters: dict[str, Tensor],
+    recorder: Recorder,
+    transfer: _Transfer,
+    places: dict[str, slice],
+    gradients: dict[str, slice],
+) -> dict[str, Weight]:
+    result = {}
+    for name, p in parameters.items():
+        norm, mean = transfer[places[name]]
+        module = name.rpartition(".")[0]
+        n = max(p.numel(), 1)
+        result[name] = Weight(
+            name=name,
+            module=module,
+            shape=tuple(p.shape),
+            norm=norm,
+            std=math.sqrt(max(norm * norm / n - mean * mean, 0.0)) if math.isfinite(norm) else norm,
+            gradient=transfer[gradients[name]][0] if name in gradients else None,
+            trained=p.requires_grad,
+            finite=math.isfinite(norm),
+            order=recorder.called.get(module),
+        )
+    return result
+
+
+# ---- inputs and losses -----------------------------------------------------------------------
+
+
+def _facts(x: Tensor) -> list[Tensor]:
+    """[low, high, mean, std] of any tensor."""
+    if x.numel() == 0 or x.layout is not torch.strided:
+        return []
+    value = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
+    wide = value.to(statistics.accumulator(x.device))
+    low, high = wide.aminmax()
+    return [low, high, wide.mean(), wide.std(correction=0)]
+
+
+def _tensor_facts(x: Tensor, values: list[float]) -> TensorFacts:
+    low, high, mean, std = values or [math.nan] * 4
+    return TensorFacts(
+        shape=tuple(x.shape),
+        dtype=str(x.dtype).removeprefix("torch."),
+        low=low,
+        high=high,
+        mean=mean,
+        std=std,
+        finite=math.isfinite(mean),
+    )
+
+
+def _loss_scalars(call: SeenLoss, transfer: _Transfer) -> tuple[slice, slice, slice]:
+    given = transfer.add(_facts(call.input))
+    target = transfer.add(_facts(_kept(call)) if call.target is not None else [])
+    rows: list[Tensor] = []
+    if call.input.ndim >= 2 and call.input.is_floating_point() and call.input.numel():
+        sums = call.input.sum(1, dtype=statistics.accumulator(call.input.device))
+        rows = [sums.min(), sums.max()]
+    return given, target, transfer.add(rows)
+
+
+def _kept(call: SeenLoss) -> Tensor:
+    """The target without the values that the loss leaves out."""
+    target = call.target
+    assert target is not None
+    if call.ignored is None or target.is_floating_point():
+        return target
+    kept = target[target != call.ignored]
+    return kept if kept.numel() else target
+
+
+def _loss_call(
+    call: SeenLoss,
+    transfer: _Transfer,
+    given: slice,
+    target: slice,
+    rows: slice,
+    *,
+    names: list[str],
+    sites: list[Seen],
+) -> LossCall:
+    facts = _tensor_facts(call.input, transfer[given])
+    sums = transfer[rows]
+    place = next((i for i, s in enumerate(sites) if s is call.site), None)
+    return LossCall(
+        op=call.op,
+        input=facts,
+        target=_tensor_facts(call.target, transfer[target]) if call.target is not None else None,
+        site=names[place] if place is not None else None,
+        site_op=sites[place].op if place is not None else None,
+        row_sums=(sums[0], sums[1]) if sums and facts.low >= 0 else None,
+        classes=call.input.shape[1] if call.input.ndim >= 2 else None,
+        ignored=call.ignored,
+    )
+
+
+def _notes(
+    model: torch.nn.Module,
+    chain: Chain,
+    dense: bool,
+    recorder: Recorder,
+    found: Backward,
+    failure: Failure | None,
+) -> tuple[str, ...]:
+    notes = []
+    norms: tuple[Any, ...] = (torch.nn.modules.batchnorm._BatchNorm,)
+    if any(isinstance(m, norms) and m.training for m in model.modules()):
+        notes.append(
+            "BatchNorm in training mode couples the samples of the batch; deltas per sample hold "
+            "for this batch as a whole"
+        )
+    if dense:
+        notes.append(
+            "most sites lie inside one block (dense skip connections), so the spine says little; "
+            "look at all sites in execution order"
+        )
+    elif not chain.blocks and failure is None:
+        notes.append("no two sites lie on every path from the input to the loss: there is no spine")
+    if chain.cut is not None:
+        notes.append(f"on its way back delta becomes exactly zero at {chain.cut}")
+    return tuple(notes)

@@ -1,0 +1,189 @@
+"""The backward pass: delta read at the autograd nodes, gradients of the parameters.
+
+Gradients are taken with `torch.autograd.grad`, which leaves `.grad` and the hooks of
+accumulation (optimizers inside backward, DistributedDataParallel) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signalprop.capture import graph, kinds, statistics
+from signalprop.capture.batch import Batch
+from signalprop.capture.graph import Node, Span
+from signalprop.capture.recorder import Recorder, Seen
+from signalprop.errors import LossError, ModelError
+
+#: at most this many inputs and embeddings are tried as the start of the spine
+SOURCES = 16
+
+
+@dataclass
+class SeenDelta:
+    """A delta at one node, still on the device."""
+
+    norms: Tensor
+    scalars: list[Tensor]
+    numel: int
+
+
+class Backward:
+    """Runs the backward pass of a recorded forward pass and keeps what was read.
+
+    Attributes:
+        gradients: gradient of every parameter that got one, keyed by name.
+        at_site: delta of every site, keyed by the position of the site in the recorder.
+        norms: per-sample L2 norm of delta at every node of the spine that does something.
+        spans: the spine from the loss down.
+        start: the node at the input end; None where there is no spine.
+        on_path: how many nodes lie on some path from the input to the loss.
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], batch: Batch) -> None:
+        self._parameters = parameters
+        self._leaves = batch.leaves
+        # taken now: an in-place operation of the model gives the tensor another node
+        self._inputs = [batch.inputs[name].grad_fn for name in batch.leaves]
+        self.gradients: dict[str, Tensor] = {}
+        self.at_site: dict[int, SeenDelta] = {}
+        self.norms: dict[Node, Tensor] = {}
+        self.spans: list[Span] = []
+        self.start: Node | None = None
+        self.on_path = 0
+
+    def run(self, loss: Tensor, recorder: Recorder) -> None:
+        """Find the spine, read deltas, take gradients."""
+        if loss.grad_fn is None:
+            raise LossError(
+                "the loss does not depend on anything that can learn: no parameter and no input "
+                "leads to it; check for .detach(), .item(), argmax or torch.no_grad() in forward()"
+            )
+        if loss.is_complex():
+            raise LossError("the loss is complex; take its absolute value or its real part")
+        order = graph.topological(loss.grad_fn)
+        self._find_spine(order, recorder)
+        handles = self._listen(order, recorder)
+        try:
+            self._differentiate(loss, order)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # ---- the spine ---------------------------------------------------------------------------
+
+    def _find_spine(self, order: list[Node], recorder: Recorder) -> None:
+        known = set(order)
+        inside = [s for s in recorder.sites if not s.in_loss and s.node in known]
+        embeddings = [s.node for s in inside if s.op.lower() in ("embedding", "embedding_bag")]
+        sources = [*self._inputs, *embeddings[:SOURCES], *(s.node for s in inside[:1])]
+        counted = {s.node for s in inside}
+        self.start, self.spans, self.on_path = graph.longest(
+            order, dict.fromkeys(sources[:SOURCES]), lambda node: node in counted
+        )
+
+    # ---- reading delta -----------------------------------------------------------------------
+
+    def _listen(self, order: list[Node], recorder: Recorder) -> list[Any]:
+        known = set(order)
+        at_node: dict[Node, list[tuple[int, Seen]]] = {}
+        for i, seen in enumerate(recorder.sites):
+            if seen.node in known:
+                at_node.setdefault(seen.node, []).append((i, seen))
+        on_spine = set()
+        if self.start is not None:
+            on_spine = {self.start} | {
+                span.upper
+                for span in self.spans
+                if span.inner or not kinds.moves_values_only(span.upper.name())
+            }
+        batch, dim = recorder.batch, recorder.batch_dim
+        return [
+            node.register_prehook(
+                self._reader(node, at_node.get(node, []), node in on_spine, batch, dim)
+            )
+            for node in {*at_node, *on_spine}
+        ]
+
+    def _reader(
+        self, node: Node, sites: list[tuple[int, Seen]], on_spine: bool, batch: int, dim: int
+    ) -> Callable[[tuple[Tensor | None, ...]], None]:
+        def read(gradients: tuple[Tensor | None, ...]) -> None:
+            with torch.no_grad():
+                norms: dict[int, Tensor] = {}
+                for i, seen in sites:
+                    delta = gradients[seen.output_nr]
+                    if delta is None or delta.numel() == 0:
+                        continue
+                    flat = statistics.by_sample(delta.detach(), batch, dim)
+                    row_norms, scalars = statistics.delta_scalars(flat)
+                    norms[seen.output_nr] = row_norms
+                    self.at_site[i] = SeenDelta(row_norms, scalars, flat.numel())
+                if on_spine:
+                    self.norms[node] = _joint_norms(gradients, norms, batch, dim)
+
+        return read
+
+    # ---- gradients ---------------------------------------------------------------------------
+
+    def _differentiate(self, loss: Tensor, order: list[Node]) -> None:
+        trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
+        wanted = [*trained.values(), *self._leaves.values()]
+        if not wanted:
+            raise ModelError(
+                "the model has no parameter that requires a gradient and no floating input, so "
+                "there is no error signal to follow"
+            )
+        if any(node.name() == "CheckpointFunctionBackward" for node in order):
+            self._differentiate_reentrant(loss, trained)
+            return
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
+        for name, gradient in zip(trained, found, strict=False):
+            if gradient is not None:
+                self.gradients[name] = gradient
+
+    def _differentiate_reentrant(self, loss: Tensor, trained: dict[str, Tensor]) -> None:
+        """Re-entrant checkpointing refuses `autograd.grad`, so `.grad` is lent and given back."""
+        for name, p in trained.items():
+            if p._post_accumulate_grad_hooks:
+                raise ModelError(
+                    f"the parameter {name!r} has a hook that runs when its gradient is ready, and "
+                    "the model uses re-entrant checkpointing, which would call it; pass "
+                    "use_reentrant=False to torch.utils.checkpoint"
+                )
+        kept = {name: p.grad for name, p in trained.items()}
+        try:
+            for p in trained.values():
+                p.grad = None
+            torch.autograd.backward(loss)
+            self.gradients = {n: p.grad for n, p in trained.items() if p.grad is not None}
+        finally:
+            for name, p in trained.items():
+                p.grad = kept[name]
+            for leaf in self._leaves.values():
+                leaf.grad = None
+
+
+def _joint_norms(
+    gradients: tuple[Tensor | None, ...], known: dict[int, Tensor], batch: int, dim: int
+) -> Tensor:
+    """Per-sample norm over all outputs of a node."""
+    norms = []
+    for nr, gradient in enumerate(gradients):
+        if gradient is None or gradient.numel() == 0:
+            continue
+        if nr not in known:
+            flat = statistics.by_sample(gradient.detach(), batch, dim)
+            known[nr] = statistics.row_norms(flat)
+        norms.append(known[nr])
+    if not norms:
+        return torch.zeros(1)
+    if len(norms) == 1:
+        return norms[0]
+    rows = max(n.shape[0] for n in norms)
+    whole = [n if n.shape[0] == rows else n.square().sum().sqrt().expand(rows) for n in norms]
+    return torch.linalg.vector_norm(torch.stack(whole), dim=0)

@@ -1,0 +1,208 @@
+"""`trace`: one forward and backward pass of a model, seen, and nothing of it left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signalprop.capture import backward, batch as batches
+from signalprop.capture.assemble import assemble
+from signalprop.capture.batch import Batch, Loss
+from signalprop.capture.recorder import Recorder
+from signalprop.capture.sandbox import untouched
+from signalprop.capture.trace import Failure, Trace
+from signalprop.errors import LossError, ModelError, SignalpropError
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A trace, and the tensors of the pass that later measurements need.
+
+    Attributes:
+        trace: what was seen.
+        gradients: the gradient of every parameter that got one, keyed by name.
+        error: the exception that stopped the pass, else None.
+    """
+
+    trace: Trace
+    gradients: dict[str, Tensor]
+    error: Exception | None
+
+
+def trace(
+    model: torch.nn.Module,
+    batch: Any,
+    loss: Loss = None,
+    *,
+    batch_dim: int = 0,
+) -> Trace:
+    """See one forward and backward pass: activations, deltas, spine, and where delta is lost.
+
+    The model is afterwards bit for bit what it was: parameters, gradients, buffers (BatchNorm
+    statistics included), modes, hooks and random state, also after an error.
+
+    Args:
+        model: any module; `torch.compile`d and DataParallel models are looked into.
+        batch: a tensor, `(inputs, target)`, `(input1, input2, target)`, a dict of keyword
+            arguments, or a DataLoader, of which the first batch is taken.
+        loss: `loss(output, target)`, `loss(output)` or a loss module; None where the model returns
+            a loss of its own (`.loss`, `["loss"]`, or a scalar).
+        batch_dim: dimension of the samples, 1 for sequence-first models.
+
+    Returns:
+        The trace. `decay` is in nats (natural logarithm of a ratio of L2 norms per sample, mean
+        over samples), rms values in the units of the tensor.
+
+    Raises:
+        BatchError: the batch is empty or of an unknown form.
+        LossError: there is no scalar loss that depends on the model.
+        ModelError: the model raised, or has nothing to see.
+
+    Note:
+        Cost: one forward and backward pass, and about a third of one for the statistics. Every
+        floating input gets a gradient as well, so delta is known at the input and through frozen
+        layers. delta = dL/da (Hochreiter 1991; Bengio, Simard & Frasconi 1994). With a mean
+        reduction delta carries a factor 1/batch, which cancels in `decay`.
+
+    Examples:
+        >>> import torch, signalprop as sp
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        >>> seen = sp.trace(net, (torch.randn(16, 4), torch.randint(2, (16,))),
+        ...                 torch.nn.functional.cross_entropy)
+        >>> seen.spine
+        ('input', '0', '1', '2')
+    """
+    seen = observe(model, batch, loss, batch_dim=batch_dim)
+    if seen.error is not None:
+        raise dressed(seen) from seen.error
+    return seen.trace
+
+
+def observe(model: torch.nn.Module, batch: Any, loss: Loss = None, *, batch_dim: int = 0) -> Pass:
+    """Like `trace`, but keeps gradients, and returns what was seen when the pass stops early."""
+    model = unwrapped(model)
+    check(model)
+    with untouched(model) as sandbox, eager():
+        data = batches.read(batch, model, loss, batch_dim=batch_dim)
+        parameters = dict(model.named_parameters())
+        recorder = Recorder(
+            model,
+            batch=data.size,
+            batch_dim=batch_dim,
+            parameters=parameters.values(),
+            before_write=sandbox.before_write,
+        )
+        return _run(model, data, loss, parameters, recorder)
+
+
+def _run(
+    model: torch.nn.Module,
+    data: Batch,
+    loss: Loss,
+    parameters: dict[str, Tensor],
+    recorder: Recorder,
+) -> Pass:
+    found = backward.Backward(parameters, data)
+    failure: Failure | None = None
+    error: Exception | None = None
+    value: Tensor | None = None
+    phase = "forward"
+    try:
+        for name, tensor in data.inputs.items():
+            recorder.see_input(name, tensor)
+        with recorder:
+            output = model(*data.args, **data.kwargs)
+            phase = "loss"
+            recorder.loss_phase()
+            value = batches.loss_of(output, data, loss)
+            del output
+    except Exception as raised:
+        error = raised
+    if value is not None and error is None:
+        phase = "backward"
+        try:
+            found.run(value, recorder)
+        except Exception as raised:
+            error = raised
+    if error is not None:
+        where = recorder.unwound[0] if recorder.unwound and phase == "forward" else ""
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        message = lines[0] if lines else type(error).__name__
+        failure = Failure(phase, where, type(error).__name__, message)
+    seen = assemble(model, data, recorder, found, value, failure)
+    return Pass(seen, found.gradients, error)
+
+
+def dressed(seen: Pass) -> SignalpropError:
+    """The error of a pass as one sentence, with the place and what to do next."""
+    error, failure = seen.error, seen.trace.failure
+    assert error is not None and failure is not None
+    if isinstance(error, SignalpropError):
+        return error
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower():
+        return ModelError(
+            f"out of memory in the {failure.phase} pass with a batch of {seen.trace.batch}; give a "
+            "smaller batch, the verdict needs no more than 32 samples"
+        )
+    where = f" in module {failure.site!r}" if failure.site else ""
+    shapes = ", ".join(
+        f"{name} {facts.dtype}{list(facts.shape)}" for name, facts in seen.trace.inputs.items()
+    )
+    given = f" (given {shapes})" if shapes else ""
+    text = f"{failure.error}: {failure.message}"
+    match failure.phase:
+        case "forward":
+            return ModelError(
+                f"the model raised{where}{given}: {text}; check that the batch is what "
+                "model.forward takes"
+            )
+        case "loss":
+            return LossError(f"the loss raised: {text}; check that it fits the model's output{given}")
+        case _:
+            return ModelError(f"the backward pass raised: {text}")
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's module inside `torch.compile`, DataParallel or DistributedDataParallel."""
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, parallel):
+            inner = model.module
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
+
+
+def check(model: torch.nn.Module) -> None:
+    """Raise where a model cannot be observed at all."""
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(
+            f"expected a torch.nn.Module, got {batches.describe(model)}; give the model itself"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("a scripted model hides its operations; give the module it was made from")
+    for name, p in model.named_parameters():
+        if isinstance(p, torch.nn.parameter.UninitializedParameter):
+            raise ModelError(
+                f"the parameter {name!r} of a lazy module has no shape yet; run the model on one "
+                "batch first, then call again"
+            )
+        if p.device.type == "meta":
+            raise ModelError(
+                f"the parameter {name!r} is on the meta device and has no values; materialise the "
+                "model first"
+            )
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Gradients on, compiled code off: compiled modules run their Python, which can be seen."""
+    with torch.inference_mode(False), torch.enable_grad():
+        with torch.compiler.set_stance("force_eager"):
+            yield

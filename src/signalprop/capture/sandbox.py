@@ -1,0 +1,153 @@
+"""Leaves the user's model as it was: buffers, attributes, parameters, modes, random numbers."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signalprop.errors import ModelError
+
+_CONTAINERS = (list, dict, set, OrderedDict, deque)
+
+
+class Sandbox:
+    """What a model looked like, and how to bring that back.
+
+    Buffers and tensors kept as attributes are copied when the sandbox is made, since native
+    kernels (BatchNorm) write to them unseen. Parameters, which may be large, are copied only when
+    `before_write` is told that something is about to write to them.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._parameters = {
+            name: (p, p.detach(), p._version, p.grad, p.requires_grad)
+            for name, p in model.named_parameters()
+        }
+        self._storages = {
+            _storage(value): (p, value)
+            for p, value, *_ in self._parameters.values()
+            if _storage(value)
+        }
+        self._copied: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tensors: list[tuple[Tensor, Tensor]] = []
+        self._attributes: list[tuple[torch.nn.Module, dict[str, Any]]] = []
+        self._contents: list[tuple[Any, Any]] = []
+        seen: set[int] = set()
+        for module in model.modules():
+            state = module.__dict__.copy()
+            self._attributes.append((module, state))
+            for key, value in state.items():
+                if type(value) in _CONTAINERS:
+                    self._contents.append((value, value.copy()))
+                elif isinstance(value, Tensor):
+                    self._keep(value, seen)
+                if key == "_buffers":
+                    for buffer in value.values():
+                        if buffer is not None:
+                            self._keep(buffer, seen)
+
+    def _keep(self, tensor: Tensor, seen: set[int]) -> None:
+        if id(tensor) not in seen and not isinstance(tensor, torch.nn.Parameter):
+            seen.add(id(tensor))
+            self._tensors.append((tensor, tensor.detach().clone()))
+
+    def before_write(self, tensor: Tensor) -> None:
+        """Copy a parameter that is about to be written to, once."""
+        key = _storage(tensor)
+        if key in self._storages and key not in self._copied:
+            _, value = self._storages[key]
+            self._copied[key] = (value, value.clone())
+
+    def restore(self) -> None:
+        """Bring everything back, and raise where that is not possible."""
+        for module, state in self._attributes:
+            if not _same(module.__dict__, state):
+                module.__dict__.clear()
+                module.__dict__.update(state)
+        for container, content in self._contents:
+            if not _same(container, content):
+                container.clear()
+                getattr(container, "update", getattr(container, "extend", None))(content)
+        with torch.no_grad():
+            for tensor, value in self._tensors:
+                if not _equal(tensor, value):
+                    tensor.copy_(value)
+            written = set()
+            for key, (value, copy) in self._copied.items():
+                value.copy_(copy)
+                written.add(key)
+        for name, (p, value, version, grad, requires_grad) in self._parameters.items():
+            if _storage(p.detach()) != _storage(value):
+                p.data = value
+            if p.requires_grad != requires_grad:
+                p.requires_grad_(requires_grad)
+            if p.grad is not grad:
+                p.grad = grad
+            if p._version != version and _storage(value) not in written:
+                raise ModelError(
+                    f"the model wrote to its own parameter {name!r} in a way that could not be "
+                    "seen, so it could not be brought back; make that change outside forward()"
+                )
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # a tensor subclass without a storage of its own
+        return 0
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Bitwise where nan counts as nan; a shape that changed counts as different."""
+    return a.shape == b.shape and bool(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return all(k in b and b[k] is v for k, v in a.items()) and list(a) == list(b)
+    if isinstance(a, set):
+        return a == b
+    return all(x is y for x, y in zip(a, b, strict=True))
+
+
+@contextmanager
+def random_state() -> Iterator[None]:
+    """Random number generators of torch, numpy and Python are afterwards as they were before."""
+    python = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if numpy is not None and numpy_state is not None:
+            numpy.random.set_state(numpy_state)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+@contextmanager
+def untouched(model: torch.nn.Module) -> Iterator[Sandbox]:
+    """Inside, the model may be run; afterwards it is bit for bit what it was, also after an error."""
+    with random_state():
+        sandbox = Sandbox(model)
+        try:
+            yield sandbox
+        finally:
+            sandbox.restore()

@@ -1,0 +1,85 @@
+"""What rules may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from signalprop.capture.trace import Site, Trace
+from signalprop.diagnosis.finding import Learning
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    """Facts about one parameter that a trace does not hold.
+
+    Attributes:
+        identical_rows: share of rows (output units) that equal the first row, incoming weights
+            and all; 1 for a constant matrix.
+        constant: whether all its values are the same.
+    """
+
+    identical_rows: float
+    constant: bool
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """Facts about the optimizer that was given.
+
+    Attributes:
+        name: class name.
+        rate: largest learning rate of its groups; the largest `initial_lr` where a schedule warms
+            it up.
+        held: names of the model's parameters that it holds.
+        foreign: number of parameters it holds that are not the model's.
+        momentum: largest momentum of its groups (0 where it has none).
+    """
+
+    name: str
+    rate: float
+    held: frozenset[str]
+    foreign: int
+    momentum: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of one network, for the rules.
+
+    Attributes:
+        trace: the pass; its `failure` is set where the pass stopped early, and then sites have no
+            delta.
+        model: the module itself, for its structure (classes, settings), never to be changed.
+        loss: the loss as given.
+        target: facts of the target are in `trace.losses`.
+        learning: what the optimizer's next update does; None where it was not measured.
+        noise: gradient signal-to-noise by module path; None where it was not measured.
+        sharpness: largest eigenvalue of the Hessian; None where it was not measured.
+        optimizer: facts of the optimizer; None where none was given.
+        weights: facts by parameter name.
+        missing: what could not be measured -> why.
+    """
+
+    trace: Trace
+    model: torch.nn.Module
+    loss: object
+    learning: Learning | None
+    noise: Mapping[str, float] | None
+    sharpness: float | None
+    optimizer: OptimizerFacts | None
+    weights: Mapping[str, WeightFacts]
+    missing: Mapping[str, str]
+
+    def site_of_module(self, path: str) -> Site | None:
+        """The first site of a module."""
+        return next((s for s in self.trace.sites.values() if s.module == path), None)
+
+    def module_of(self, site: Site) -> torch.nn.Module | None:
+        """The module a site belongs to."""
+        try:
+            return self.model.get_submodule(site.module)
+        except AttributeError:
+            return None
