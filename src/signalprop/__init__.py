@@ -6,6 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from signalprop.capture.trace import Block as Block
+    from signalprop.capture.trace import Site as Site
+    from signalprop.diagnosis.engine import DEFAULT_RULES as DEFAULT_RULES
+    from signalprop.diagnosis.engine import diagnose as diagnose
+    from signalprop.diagnosis.evidence import Evidence as Evidence
+    from signalprop.diagnosis.finding import Diagnosis as Diagnosis
+    from signalprop.diagnosis.finding import Finding as Finding
+    from signalprop.diagnosis.finding import Learning as Learning
+    from signalprop.diagnosis.finding import Result as Result
+    from signalprop.diagnosis.rule import NotApplicable as NotApplicable
+    from signalprop.diagnosis.rule import finding as finding
+    from signalprop.diagnosis.rule import rule as rule
+    from signalprop.errors import SignalpropError as SignalpropError
     from signalprop.capture.observe import trace as trace
     from signalprop.capture.trace import Trace as Trace
 
@@ -14,7 +27,20 @@ __version__ = "0.1.0"
 # resolved on first use, so that importing the package and `signalprop --help` stay quick
 _HOMES = {
     "trace": "signalprop.capture.observe",
+    "diagnose": "signalprop.diagnosis.engine",
     "Trace": "signalprop.capture.trace",
+    "Site": "signalprop.capture.trace",
+    "Block": "signalprop.capture.trace",
+    "Diagnosis": "signalprop.diagnosis.finding",
+    "Finding": "signalprop.diagnosis.finding",
+    "Learning": "signalprop.diagnosis.finding",
+    "Result": "signalprop.diagnosis.finding",
+    "Evidence": "signalprop.diagnosis.evidence",
+    "DEFAULT_RULES": "signalprop.diagnosis.engine",
+    "rule": "signalprop.diagnosis.rule",
+    "finding": "signalprop.diagnosis.rule",
+    "NotApplicable": "signalprop.diagnosis.rule",
+    "SignalpropError": "signalprop.errors",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -95,7 +95,7 @@ def shallow() -> Built:
 
 @sick("mlp-tanh-saturated", "SP111", optimizer=sgd(0.01))
 def tanh_saturated() -> Built:
-    return task(normal(stack(10, nn.Tanh), 3.0))
+    return task(normal(stack(10, nn.Tanh), 20.0))
 
 
 @sick("mlp-sigmoid-saturated", "SP111", optimizer=sgd(0.01), note="every unit stuck near one")

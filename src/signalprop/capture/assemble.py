@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from signalprop.capture import statistics
+from signalprop.capture import facts, statistics
 from signalprop.capture.backward import Backward, SeenDelta
 from signalprop.capture.batch import Batch
 from signalprop.capture.chain import Chain, chain_of
 from signalprop.capture.recorder import Recorder, Seen, SeenLoss
-from signalprop.capture.statistics import ActivationStats, DeltaStats
-from signalprop.capture.trace import Failure, LossCall, Site, TensorFacts, Trace, Weight
+from signalprop.capture.statistics import ActivationStats, DeltaStats, Scalar
+from signalprop.capture.trace import Failure, LossCall, Site, Trace, Weight
 
 #: one block with this share of all sites on the way makes the spine uninformative
 DENSE_SHARE = 2 / 3
@@ -24,22 +25,25 @@ DENSE_SITES = 12
 
 
 class _Transfer:
-    """Collects scalars on the device and brings them over in one go."""
+    """Collects scalars, those on a device too, and brings them over in one go."""
 
     def __init__(self) -> None:
-        self._scalars: list[Tensor] = []
+        self._scalars: list[Scalar] = []
         self._values: list[float] = []
 
-    def add(self, scalars: list[Tensor]) -> slice:
+    def add(self, scalars: Sequence[Scalar]) -> slice:
         start = len(self._scalars)
         self._scalars.extend(scalars)
         return slice(start, len(self._scalars))
 
     def fetch(self) -> None:
         by_device: dict[torch.device, list[int]] = {}
-        for i, scalar in enumerate(self._scalars):
-            by_device.setdefault(scalar.device, []).append(i)
         self._values = [math.nan] * len(self._scalars)
+        for i, scalar in enumerate(self._scalars):
+            if isinstance(scalar, Tensor):
+                by_device.setdefault(scalar.device, []).append(i)
+            else:
+                self._values[i] = scalar
         for device, places in by_device.items():
             wide = statistics.accumulator(device)
             stacked = torch.stack([self._scalars[i].detach().to(wide) for i in places])
@@ -62,12 +66,16 @@ def assemble(
     transfer = _Transfer()
     forward = [transfer.add(seen.scalars) for seen in recorder.sites]
     backward = {i: transfer.add(delta.scalars) for i, delta in found.at_site.items()}
-    given = {name: transfer.add(_facts(x)) for name, x in data.inputs.items()}
+    read = facts.readers(recorder.sites)
+    given = {
+        name: (transfer.add(facts.scalars(x)), transfer.add(facts.of_features(x, read.get(name))))
+        for name, x in data.inputs.items()
+    }
     losses = [_loss_scalars(call, transfer) for call in recorder.losses]
-    parameters = dict(model.named_parameters())
+    parameters = found.parameters
     weights = {name: transfer.add(_weight_scalars(p)) for name, p in parameters.items()}
     gradients = {
-        name: transfer.add([_norm(gradient)]) for name, gradient in found.gradients.items()
+        name: transfer.add([statistics.norm(gradient)]) for name, gradient in found.gradients.items()
     }
     total = transfer.add([loss.detach()] if loss is not None and not loss.is_complex() else [])
     transfer.fetch()
@@ -96,9 +104,15 @@ def assemble(
         sites=sites,
         spine=chain.spine,
         blocks=chain.blocks,
-        weights=_weights(model, parameters, recorder, transfer, weights, gradients),
+        weights=_weights(parameters, recorder, transfer, weights, gradients),
         inputs={
-            name: _tensor_facts(x, transfer[given[name]]) for name, x in data.inputs.items()
+            name: facts.of_input(
+                x,
+                transfer[given[name][0]],
+                transfer[given[name][1]],
+                names[read[name].order] if name in read else None,
+            )
+            for name, x in data.inputs.items()
         },
         losses=tuple(
             _loss_call(call, transfer, *where, names=names, sites=recorder.sites)
@@ -109,7 +123,7 @@ def assemble(
         training=model.training,
         modes={
             name: module.training
-            for name, module in model.named_modules()
+            for name, module in recorder.modules.items()
             if isinstance(
                 module,
                 (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd),
@@ -119,7 +133,8 @@ def assemble(
         cut=chain.cut,
         samples=chain.samples,
         failure=failure,
-        notes=_notes(model, chain, dense, recorder, found, failure),
+        notes=_notes(chain, dense, recorder, failure),
+        rootless=tuple(names[i] for i in sorted(backward) if facts.rootless(recorder.sites[i])),
     )
 
 
@@ -135,14 +150,14 @@ def _names(sites: list[Seen]) -> list[str]:
 
 
 def _activation(seen: Seen, values: list[float]) -> ActivationStats:
-    mean, square, nonzero, resultant, live, gram_square, trace, *more = values
+    mean, square, zeros, resultant, live, gram_square, trace, *more = values
     unit = more.pop(0) if seen.unit_stat else None
     share = unit / seen.units if unit is not None and seen.units else None
     return ActivationStats(
         rms=_root(square),
         mean=mean,
         variance=max(square - mean * mean, 0.0) if math.isfinite(square) else math.nan,
-        zeros=1 - nonzero / seen.numel,
+        zeros=zeros / seen.numel,
         effective_rank=trace * trace / gram_square if gram_square else 0.0,
         cosine=statistics.mean_cosine(resultant, round(live)) if math.isfinite(live) else math.nan,
         token_cosine=more.pop(0) if seen.tokens else None,
@@ -158,17 +173,21 @@ def _root(square: float) -> float:
 
 
 def _delta(delta: SeenDelta, values: list[float]) -> DeltaStats:
-    square, nonzero, resultant = values
+    square, zeros, resultant = values
     norms = delta.norms.to("cpu", torch.float64).numpy()
-    live = norms[(norms > 0) & np.isfinite(norms)]
+    live = norms
+    if not (norms.min() > 0 and math.isfinite(norms.max())):
+        live = norms[(norms > 0) & np.isfinite(norms)]
     width = delta.numel / norms.size
-    geometric = math.exp(float(np.log(live).mean())) / math.sqrt(width) if live.size else 0.0
+    geometric = 0.0
+    if live.size:
+        geometric = math.exp(float(np.log(live).sum()) / live.size) / math.sqrt(width)
     return DeltaStats(
         rms=_root(square),
         geometric_mean=geometric,
-        zeros=1 - nonzero / delta.numel,
-        alive=float((norms != 0).mean()),
-        cosine=statistics.mean_cosine(resultant, int((norms > 0).sum())),
+        zeros=zeros / delta.numel,
+        alive=1.0 if live is norms else float((norms != 0).mean()),
+        cosine=statistics.mean_cosine(resultant, live.size),
         finite=math.isfinite(square),
     )
 
@@ -176,22 +195,14 @@ def _delta(delta: SeenDelta, values: list[float]) -> DeltaStats:
 # ---- parameters ------------------------------------------------------------------------------
 
 
-def _weight_scalars(p: Tensor) -> list[Tensor]:
+def _weight_scalars(p: Tensor) -> list[Scalar]:
     value = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
     if value.numel() == 0 or not value.is_floating_point():
-        return [torch.zeros((), device=p.device)] * 2
-    return [_norm(value), value.mean(dtype=statistics.accumulator(p.device))]
-
-
-def _norm(x: Tensor) -> Tensor:
-    if x.is_sparse:
-        x = x.coalesce().values()
-    x = torch.view_as_real(x) if x.is_complex() else x
-    return torch.linalg.vector_norm(statistics.row_norms(x.reshape(1, -1)))
+        return [0.0, 0.0]
+    return [statistics.norm(value), statistics.mean(value)]
 
 
 def _weights(
-    model: torch.nn.Module,
     parameters: dict[str, Tensor],
     recorder: Recorder,
     transfer: _Transfer,
@@ -220,33 +231,10 @@ def _weights(
 # ---- inputs and losses -----------------------------------------------------------------------
 
 
-def _facts(x: Tensor) -> list[Tensor]:
-    """[low, high, mean, std] of any tensor."""
-    if x.numel() == 0 or x.layout is not torch.strided:
-        return []
-    value = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
-    wide = value.to(statistics.accumulator(x.device))
-    low, high = wide.aminmax()
-    return [low, high, wide.mean(), wide.std(correction=0)]
-
-
-def _tensor_facts(x: Tensor, values: list[float]) -> TensorFacts:
-    low, high, mean, std = values or [math.nan] * 4
-    return TensorFacts(
-        shape=tuple(x.shape),
-        dtype=str(x.dtype).removeprefix("torch."),
-        low=low,
-        high=high,
-        mean=mean,
-        std=std,
-        finite=math.isfinite(mean),
-    )
-
-
 def _loss_scalars(call: SeenLoss, transfer: _Transfer) -> tuple[slice, slice, slice]:
-    given = transfer.add(_facts(call.input))
-    target = transfer.add(_facts(_kept(call)) if call.target is not None else [])
-    rows: list[Tensor] = []
+    given = transfer.add(facts.scalars(call.input, whole=False))
+    target = transfer.add(facts.scalars(_kept(call)) if call.target is not None else [])
+    rows: list[Scalar] = []
     if call.input.ndim >= 2 and call.input.is_floating_point() and call.input.numel():
         sums = call.input.sum(1, dtype=statistics.accumulator(call.input.device))
         rows = [sums.min(), sums.max()]
@@ -273,32 +261,30 @@ def _loss_call(
     names: list[str],
     sites: list[Seen],
 ) -> LossCall:
-    facts = _tensor_facts(call.input, transfer[given])
+    made = facts.of(call.input, transfer[given])
     sums = transfer[rows]
     place = next((i for i, s in enumerate(sites) if s is call.site), None)
     return LossCall(
         op=call.op,
-        input=facts,
-        target=_tensor_facts(call.target, transfer[target]) if call.target is not None else None,
+        input=made,
+        target=facts.of(call.target, transfer[target]) if call.target is not None else None,
         site=names[place] if place is not None else None,
         site_op=sites[place].op if place is not None else None,
-        row_sums=(sums[0], sums[1]) if sums and facts.low >= 0 else None,
+        row_sums=(sums[0], sums[1]) if sums and made.low >= 0 else None,
         classes=call.input.shape[1] if call.input.ndim >= 2 else None,
         ignored=call.ignored,
     )
 
 
 def _notes(
-    model: torch.nn.Module,
     chain: Chain,
     dense: bool,
     recorder: Recorder,
-    found: Backward,
     failure: Failure | None,
 ) -> tuple[str, ...]:
     notes = []
     norms: tuple[Any, ...] = (torch.nn.modules.batchnorm._BatchNorm,)
-    if any(isinstance(m, norms) and m.training for m in model.modules()):
+    if any(isinstance(m, norms) and m.training for m in recorder.modules.values()):
         notes.append(
             "BatchNorm in training mode couples the samples of the batch; deltas per sample hold "
             "for this batch as a whole"

@@ -17,6 +17,7 @@ from signalprop.capture import graph, kinds, statistics
 from signalprop.capture.batch import Batch
 from signalprop.capture.graph import Node, Span
 from signalprop.capture.recorder import Recorder, Seen
+from signalprop.capture.statistics import Scalar
 from signalprop.errors import LossError, ModelError
 
 #: at most this many inputs and embeddings are tried as the start of the spine
@@ -28,7 +29,7 @@ class SeenDelta:
     """A delta at one node, still on the device."""
 
     norms: Tensor
-    scalars: list[Tensor]
+    scalars: list[Scalar]
     numel: int
 
 
@@ -36,6 +37,7 @@ class Backward:
     """Runs the backward pass of a recorded forward pass and keeps what was read.
 
     Attributes:
+        parameters: the model's parameters, keyed by name.
         gradients: gradient of every parameter that got one, keyed by name.
         at_site: delta of every site, keyed by the position of the site in the recorder.
         norms: per-sample L2 norm of delta at every node of the spine that does something.
@@ -45,7 +47,7 @@ class Backward:
     """
 
     def __init__(self, parameters: dict[str, Tensor], batch: Batch) -> None:
-        self._parameters = parameters
+        self.parameters = parameters
         self._leaves = batch.leaves
         # taken now: an in-place operation of the model gives the tensor another node
         self._inputs = [batch.inputs[name].grad_fn for name in batch.leaves]
@@ -131,7 +133,7 @@ class Backward:
     # ---- gradients ---------------------------------------------------------------------------
 
     def _differentiate(self, loss: Tensor, order: list[Node]) -> None:
-        trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
+        trained = {name: p for name, p in self.parameters.items() if p.requires_grad}
         wanted = [*trained.values(), *self._leaves.values()]
         if not wanted:
             raise ModelError(

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from signalprop.capture import kinds, statistics
 from signalprop.capture.kinds import Kind
+from signalprop.capture.statistics import Scalar
 
 _PASS_THROUGH = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
 
@@ -40,7 +41,7 @@ class Seen:
     entry: Any
     rows: int
     numel: int
-    scalars: list[Tensor]
+    scalars: list[Scalar]
     order: int
     units: int | None = None
     unit_stat: str | None = None
@@ -128,7 +129,8 @@ class Recorder(TorchFunctionMode):
         self.in_loss = False
         self.batch, self.batch_dim = batch, batch_dim
         self._before_write = before_write
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        self.modules = dict(model.named_modules())
+        self._paths = {id(module): path for path, module in self.modules.items()}
         self._parameters = {id(p) for p in parameters}
         self._bound: dict[tuple[Any, int], Seen] = {}
         self._stack: list[Frame] = []
@@ -167,9 +169,19 @@ class Recorder(TorchFunctionMode):
 
     # ---- modules -----------------------------------------------------------------------------
 
+    # The mode is on while module hooks run; what they look at and compute must not be seen.
+
     def _enter_module(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if threading.get_ident() != self._thread:
-            return
+        if threading.get_ident() == self._thread:
+            with torch._C.DisableTorchFunction():
+                self._enter(module, args)
+
+    def _leave_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == self._thread and self._stack:
+            with torch._C.DisableTorchFunction():
+                self._leave(module, args, output)
+
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         self.unwound.clear()
         path = self._paths.get(id(module))
         if path is None:  # a loss module, or one made inside forward: no room of its own
@@ -182,16 +194,14 @@ class Recorder(TorchFunctionMode):
         entry = next((t.grad_fn for _, t in tensors_in(args)), None)
         self._stack.append(Frame(module, path, inside or _is_atomic(module, path), entry))
 
-    def _leave_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() != self._thread or not self._stack:
-            return
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         frame = self._stack.pop()
         if output is None:
             self.unwound.append(frame.path)
             return
         if self.in_loss or (self._stack and self._stack[-1].atomic):
             return
-        leaf = frame.atomic or not any(True for _ in module.children())
+        leaf = frame.atomic or not module._modules
         for label, x in tensors_in(output):
             if not measurable(x):
                 continue
@@ -214,7 +224,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(frame.module, _PASS_THROUGH) or any(x is t for _, t in tensors_in(args)):
             return True
         view = x.grad_fn is not None and kinds.moves_values_only(x.grad_fn.name())
-        return view and not any(True for _ in frame.module.parameters(recurse=False))
+        return view and not frame.module._parameters
 
     # ---- functional operations ---------------------------------------------------------------
 
@@ -293,8 +303,7 @@ class Recorder(TorchFunctionMode):
             self._conv = x.ndim >= 3
         elif op in ("linear", "embedding"):
             self._conv = False
-        # module hooks run with the mode on: what they compute must not be seen
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad():
             value = x.detach()
             flat = statistics.by_sample(value, self.batch, self.batch_dim)
             seen = Seen(
@@ -402,13 +411,13 @@ def _is_atomic(module: torch.nn.Module, path: str) -> bool:
     """Whether a module is one site, so that what it does inside is not looked at."""
     if isinstance(module, torch.nn.MultiheadAttention):
         return True
-    if not path or any(True for _ in module.children()):
+    if not path or module._modules:
         return False
     if type(module).__module__.startswith("torch.nn.modules"):
         return True
     if kinds.kind_of_module(module) == "normalisation":
         return True
-    return not any(True for _ in module.parameters(recurse=False))
+    return not module._parameters
 
 
 def _torch_name(module: torch.nn.Module) -> str:
@@ -440,7 +449,7 @@ def _kind_by_parts(frame: Frame, x: Tensor) -> Kind:
     own = kinds.kind_of_node(x.grad_fn.name()) if x.grad_fn is not None else "other"
     if own != "other":
         return own
-    if any(True for _ in frame.module.parameters(recurse=False)):
+    if frame.module._parameters:
         return "weights"
     shape = getattr(frame.entry, "_input_metadata", None)
     elementwise = bool(shape) and tuple(shape[0].shape) == tuple(x.shape)

@@ -38,21 +38,20 @@ class Sandbox:
         }
         self._copied: dict[int, tuple[Tensor, Tensor]] = {}
         self._tensors: list[tuple[Tensor, Tensor]] = []
-        self._attributes: list[tuple[torch.nn.Module, dict[str, Any]]] = []
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any], list[int]]] = []
         self._contents: list[tuple[Any, Any]] = []
         seen: set[int] = set()
         for module in model.modules():
-            state = module.__dict__.copy()
-            self._attributes.append((module, state))
-            for key, value in state.items():
+            now = module.__dict__
+            self._attributes.append((now, now.copy(), [id(v) for v in now.values()]))
+            for value in now.values():
                 if type(value) in _CONTAINERS:
-                    self._contents.append((value, value.copy()))
+                    self._contents.append((value, value.copy() if value else ()))
                 elif isinstance(value, Tensor):
                     self._keep(value, seen)
-                if key == "_buffers":
-                    for buffer in value.values():
-                        if buffer is not None:
-                            self._keep(buffer, seen)
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    self._keep(buffer, seen)
 
     def _keep(self, tensor: Tensor, seen: set[int]) -> None:
         if id(tensor) not in seen and not isinstance(tensor, torch.nn.Parameter):
@@ -66,14 +65,21 @@ class Sandbox:
             _, value = self._storages[key]
             self._copied[key] = (value, value.clone())
 
+    def originals(self) -> dict[str, Tensor]:
+        """The user's values of every parameter, copied or untouched."""
+        return {
+            name: self._copied.get(_storage(value), (value, value))[1]
+            for name, (_, value, *_) in self._parameters.items()
+        }
+
     def restore(self) -> None:
         """Bring everything back, and raise where that is not possible."""
-        for module, state in self._attributes:
-            if not _same(module.__dict__, state):
-                module.__dict__.clear()
-                module.__dict__.update(state)
+        for now, state, ids in self._attributes:
+            if [id(v) for v in now.values()] != ids or list(now) != list(state):
+                now.clear()
+                now.update(state)
         for container, content in self._contents:
-            if not _same(container, content):
+            if (container or content) and not _same(container, content):
                 container.clear()
                 getattr(container, "update", getattr(container, "extend", None))(content)
         with torch.no_grad():

@@ -1,19 +1,21 @@
 """The numbers kept of a tensor, reduced where it lies, with no wait for the device.
 
-Sums run in float64 (float32 where a device has none): a delta of 1e-25 squares to zero
-in float32, and the nets this tool is for have such deltas.
+Sums are right over the range of float64 (float32 where a device has no other): a delta of 1e-25
+squares to zero in float32, and the nets this tool is for have such deltas.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-#: samples used for the effective rank: a Gram matrix of 32 x 32 costs 1/8 of one of 256 x 32
-RANK_SAMPLES = 32
+#: samples used for the effective rank, whose Gram matrix is the dearest of the statistics
+RANK_SAMPLES = 12
 #: elements converted to float64 at a time, which bounds the memory of a traced pass
 CHUNK = 1 << 22
 #: a saturated entry has less than this share of the activation's largest slope
@@ -32,7 +34,7 @@ class ActivationStats:
         variance: variance over all elements (population).
         zeros: share of elements that are exactly zero.
         effective_rank: participation ratio (sum s^2)^2 / sum s^4 of the singular values of the
-            first 32 samples, each scaled to unit length; between 1 (all parallel) and their number.
+            first 12 samples, each scaled to unit length; between 1 (all parallel) and their number.
         cosine: mean cosine between two samples of the batch; nan with a single sample.
         token_cosine: mean cosine between two positions of one sample, for (batch, tokens,
             features) tensors on a residual stream or after a normalisation, else None.
@@ -103,86 +105,142 @@ def by_sample(x: Tensor, batch: int, batch_dim: int = 0) -> Tensor:
     return x.reshape(1, -1)
 
 
-def _wide_parts(flat: Tensor) -> list[Tensor] | tuple[Tensor, ...]:
+# ---- two ways to add ---------------------------------------------------------------------------
+# On a CPU a float32 reduction is seven times quicker than one that widens first, and looking at
+# its result costs nothing, so float32 is tried, the small rest is done in numpy, and the rare
+# tensor out of float32's range is widened. On other devices a look would make the device wait: all
+# is widened, and what comes out stays there.
+
+Scalar = Tensor | float
+
+#: row norms within these bounds are exact to float32: no square has under- or overflowed
+_SAFE_LOW, _SAFE_HIGH = 1e-14, 1e15
+#: below this share of the mean square the variance is too small for float32 sums
+_SAFE_VARIANCE = 1e-3
+
+
+def _safe_norms(flat: Tensor) -> np.ndarray | None:
+    """Row norms by the quick way; None where it must not be taken."""
+    if flat.dtype is not torch.float32 or flat.device.type != "cpu" or flat.numel() > CHUNK:
+        return None
+    norms = torch.linalg.vector_norm(flat, dim=1).numpy().astype(np.float64)
+    return norms if norms.min() > _SAFE_LOW and norms.max() < _SAFE_HIGH else None
+
+
+def _parts(flat: Tensor) -> Iterator[Tensor]:
+    """The columns in slices of bounded size, each widened only while it is looked at."""
     wide = accumulator(flat.device)
     if flat.numel() <= CHUNK:
-        return (flat.to(wide),)
-    # a list comprehension would hold every part at once
-    return _Parts(flat, max(1, CHUNK // flat.shape[0]), wide)  # type: ignore[return-value]
+        yield flat.to(wide)
+        return
+    for part in flat.split(max(1, CHUNK // flat.shape[0]), dim=1):
+        yield part.to(wide)
 
 
-class _Parts:
-    """Column slices of a large tensor, each widened only while it is looked at."""
-
-    def __init__(self, flat: Tensor, columns: int, dtype: torch.dtype) -> None:
-        self.flat, self.columns, self.dtype = flat, columns, dtype
-
-    def __iter__(self):
-        for part in self.flat.split(self.columns, dim=1):
-            yield part.to(self.dtype)
-
-
-def _norms(parts) -> Tensor:
-    """L2 norm of every row, (samples,)."""
-    norms = [torch.linalg.vector_norm(part, dim=1) for part in parts]
-    if len(norms) == 1:
-        return norms[0]
-    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
-
-
-def _resultant(parts, inverse_norms: Tensor) -> Tensor:
-    """Squared length of the sum of all rows, each scaled to unit length."""
-    total: Tensor | None = None
-    for part in parts:
-        squared = (inverse_norms @ part).square().sum()
-        total = squared if total is None else total + squared
-    assert total is not None
-    return total
-
-
-def _inverse(norms: Tensor) -> Tensor:
-    return torch.where(norms > 0, norms.reciprocal(), 0.0)
-
-
-def activation_scalars(flat: Tensor) -> list[Tensor]:
-    """[mean, mean square, non-zeros, resultant, live rows, sum of G^2, rank rows] of (n, d)."""
-    parts = _wide_parts(flat)
-    norms = _norms(parts)
-    mean = flat.mean(dtype=accumulator(flat.device))
-    inverse = _inverse(norms)
-    resultant = _resultant(parts, inverse)
-    live = torch.count_nonzero(inverse)
-    few = flat[:RANK_SAMPLES]
-    narrow = few if few.dtype in (torch.float32, torch.float64) else few.float()
-    # inverse norms first: rows of 1e-25 must not underflow in the product
-    unit = narrow * inverse[:RANK_SAMPLES, None].to(narrow.dtype)
-    gram = unit @ unit.T
-    return [
-        mean,
-        norms.square().sum() / max(flat.numel(), 1),
-        torch.count_nonzero(flat),
-        resultant,
-        live,
-        gram.square().sum(),
-        gram.diagonal().sum(),
-    ]
+def _wide_norms(flat: Tensor) -> Tensor:
+    norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in _parts(flat)])
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(norms, dim=0)
 
 
 def row_norms(flat: Tensor) -> Tensor:
-    """L2 norm of every row of a delta, (samples,)."""
-    return _norms(_wide_parts(flat))
+    """L2 norm of every row of (samples, features), in the widest dtype."""
+    safe = _safe_norms(flat)
+    return torch.from_numpy(safe) if safe is not None else _wide_norms(flat)
 
 
-def delta_scalars(flat: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Row norms (n,) and [mean square, non-zeros, resultant] of a delta (n, d)."""
-    parts = _wide_parts(flat)
-    norms = _norms(parts)
-    resultant = _resultant(parts, _inverse(norms))
-    return norms, [
-        norms.square().sum() / max(flat.numel(), 1),
-        torch.count_nonzero(flat),
-        resultant,
+def norm(x: Tensor) -> Scalar:
+    """L2 norm of all elements."""
+    if x.is_sparse:
+        x = x.coalesce().values()
+    if x.is_complex():
+        x = torch.view_as_real(x)
+    if x.dtype is torch.float32 and x.device.type == "cpu":
+        quick = float(torch.linalg.vector_norm(x))
+        if _SAFE_LOW < quick < _SAFE_HIGH:
+            return quick
+    return _wide_norms(x.reshape(1, -1))[0]
+
+
+def mean(x: Tensor) -> Scalar:
+    """Mean of all elements."""
+    if x.dtype is torch.float32 and x.device.type == "cpu":
+        return float(x.mean())
+    return torch.stack([p.mean() * p.numel() for p in _parts(x.reshape(1, -1))]).sum() / x.numel()
+
+
+def _zeros_quickly(flat: Tensor) -> int:
+    # numpy compares and counts in a fifth of the time that torch needs
+    return int(np.count_nonzero(flat.numpy() == 0))
+
+
+def activation_scalars(flat: Tensor) -> list[Scalar]:
+    """[mean, mean square, zeros, resultant, live rows, sum of G^2, trace of G] of (n, d).
+
+    The resultant is the squared length of the sum of all rows, each scaled to unit length; G is
+    the Gram matrix of the first rows, scaled so too.
+    """
+    norms = _safe_norms(flat)
+    if norms is None:
+        return _wide_activation_scalars(flat)
+    n = flat.numel()
+    square = float(norms @ norms) / n
+    inverse = 1 / norms
+    few = flat[:RANK_SAMPLES]
+    gram = (few @ few.T).numpy() * np.outer(inverse[:RANK_SAMPLES], inverse[:RANK_SAMPLES])
+    average = float(flat.mean())
+    if square - average * average < _SAFE_VARIANCE * square:
+        average = float(flat.double().mean())
+    return [
+        average,
+        square,
+        _zeros_quickly(flat),
+        _resultant_quickly(flat, inverse),
+        len(norms),
+        float((gram * gram).sum()),
+        float(gram.trace()),
     ]
+
+
+def _resultant_quickly(flat: Tensor, inverse: np.ndarray) -> float:
+    total = torch.from_numpy(inverse.astype(np.float32)) @ flat
+    return float(total.dot(total))
+
+
+def _wide_activation_scalars(flat: Tensor) -> list[Scalar]:
+    norms = _wide_norms(flat)
+    inverse = torch.where(norms > 0, norms.reciprocal(), 0.0)
+    few = flat[:RANK_SAMPLES]
+    if few.dtype not in (torch.float32, torch.float64):
+        few = few.float()
+    # scaled first: rows of 1e-25 must not underflow in the product
+    few = few * inverse[:RANK_SAMPLES, None].to(few.dtype)
+    gram = (few @ few.T).to(norms.dtype)
+    return [
+        mean(flat),
+        norms.square().sum() / flat.numel(),
+        flat.numel() - torch.count_nonzero(flat),
+        _wide_resultant(flat, inverse),
+        torch.count_nonzero(inverse),
+        gram.square().sum(),
+        gram.trace(),
+    ]
+
+
+def _wide_resultant(flat: Tensor, inverse: Tensor) -> Tensor:
+    return torch.stack([(inverse @ part).square().sum() for part in _parts(flat)]).sum()
+
+
+def delta_scalars(flat: Tensor) -> tuple[Tensor, list[Scalar]]:
+    """Row norms (n,) and [mean square, zeros, resultant] of a delta (n, d)."""
+    norms = _safe_norms(flat)
+    if norms is not None:
+        square = float(norms @ norms) / flat.numel()
+        resultant = _resultant_quickly(flat, 1 / norms)
+        return torch.from_numpy(norms), [square, _zeros_quickly(flat), resultant]
+    wide = _wide_norms(flat)
+    inverse = torch.where(wide > 0, wide.reciprocal(), 0.0)
+    zeros = flat.numel() - torch.count_nonzero(flat)
+    return wide, [wide.square().sum() / flat.numel(), zeros, _wide_resultant(flat, inverse)]
 
 
 def mean_cosine(resultant: float, rows: int) -> float:
@@ -196,36 +254,34 @@ def token_cosine(x: Tensor) -> Tensor:
     """Mean over samples of the mean cosine between two of a sample's tokens; x (b, t, d)."""
     wide = x.to(accumulator(x.device)) if x.numel() <= CHUNK else x.float()
     norms = torch.linalg.vector_norm(wide, dim=2)
-    total = torch.einsum("btd,bt->bd", wide, _inverse(norms))
+    inverse = torch.where(norms > 0, norms.reciprocal(), 0.0)
+    total = torch.einsum("btd,bt->bd", wide, inverse)
     tokens = x.shape[1]
     return ((total.square().sum(1) - tokens) / (tokens * (tokens - 1))).mean()
 
 
-def _by_unit(x: Tensor, unit_dim: int) -> Tensor:
-    """`x` as (observations, units)."""
-    return x.movedim(unit_dim, -1).reshape(-1, x.shape[unit_dim])
-
-
 def dead_units(x: Tensor, unit_dim: int) -> Tensor:
     """How many units are not above zero for any observation."""
-    return (_by_unit(x, unit_dim).amax(0) <= 0).sum()
+    others = [d for d in range(x.ndim) if d != unit_dim]
+    return (x.amax(others) <= 0).sum()
+
+
+#: |output| beyond which the slope is below SATURATED_SLOPE of its largest
+_ENDS = {
+    "sigmoid": math.sqrt(1 - SATURATED_SLOPE),  # of 2 y - 1: slope 4 y (1 - y) = 1 - (2 y - 1)^2
+    "tanh": math.sqrt(1 - SATURATED_SLOPE),
+    "softsign": 1 - math.sqrt(SATURATED_SLOPE),
+    "erf": math.erf(math.sqrt(-math.log(SATURATED_SLOPE))),
+}
 
 
 def saturated_units(x: Tensor, op: str, unit_dim: int) -> Tensor:
     """How many units have lost their slope in 3/4 of their observations, told from the output."""
-    y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    match op:
-        case "sigmoid":
-            slope = 4 * y * (1 - y)
-        case "tanh":
-            slope = 1 - y.square()
-        case "erf":
-            slope = torch.exp(-torch.erfinv(y).square())
-        case "softsign":
-            slope = (1 - y.abs()).square()
-        case "hardsigmoid":
-            slope = ((y > 0) & (y < 1)).to(y.dtype)
-        case _:  # hardtanh, whatever its limits: the ends are where the values pile up
-            slope = ((y > y.min()) & (y < y.max())).to(y.dtype)
-    share = _by_unit((slope < SATURATED_SLOPE).to(torch.float32), unit_dim).mean(0)
-    return (share > SATURATED_OBSERVATIONS).sum()
+    if op in _ENDS:
+        flat = (2 * x - 1 if op == "sigmoid" else x).abs() > _ENDS[op]
+    elif op == "hardsigmoid":
+        flat = (x <= 0) | (x >= 1)
+    else:  # hardtanh, whatever its limits: the ends are where the values pile up
+        flat = (x <= x.min()) | (x >= x.max())
+    others = [d for d in range(x.ndim) if d != unit_dim]
+    return (flat.to(torch.float32).mean(others) > SATURATED_OBSERVATIONS).sum()

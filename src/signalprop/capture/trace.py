@@ -113,8 +113,42 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class FeatureFacts:
+    """How the features of an input compare, over the batch and all positions.
+
+    Attributes:
+        varying: number of features that vary.
+        rms: median root mean square of the features that vary.
+        largest: the largest root mean square of a feature.
+        place: index of that feature.
+        offset: median of |mean| / standard deviation of the features that vary.
+        observations: how many values of each feature were seen.
+    """
+
+    varying: int
+    rms: float
+    largest: float
+    place: int
+    offset: float
+    observations: int
+
+
+@dataclass(frozen=True)
 class TensorFacts:
-    """Facts about a tensor handed in, or to a loss: shape, dtype, range, moments."""
+    """Facts about a tensor handed in, or to a loss: shape, dtype, range, moments.
+
+    Attributes:
+        shape: its shape.
+        dtype: its dtype, e.g. `float32`.
+        low: smallest value; nan where there is a nan.
+        high: largest value; nan where there is a nan.
+        mean: mean.
+        std: standard deviation (population).
+        finite: whether every value is finite.
+        whole: whether every value is a whole number.
+        reader: for an input, the first site with weights that reads it unchanged; else None.
+        features: for an input that has such a reader, how its features compare; else None.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -123,6 +157,9 @@ class TensorFacts:
     mean: float
     std: float
     finite: bool
+    whole: bool = False
+    reader: str | None = None
+    features: FeatureFacts | None = None
 
     @property
     def integral(self) -> bool:
@@ -195,6 +232,8 @@ class Trace(Viewable):
         samples: number of samples whose delta is not zero at any spine site above the cut.
         failure: where the pass stopped, else None.
         notes: what a reader has to know, one sentence each.
+        rootless: sites with weights that the loss depends on, whose input was a tensor without a
+            graph: detached, made under no_grad, or a constant.
     """
 
     model: str
@@ -213,6 +252,7 @@ class Trace(Viewable):
     samples: int
     failure: Failure | None
     notes: tuple[str, ...]
+    rootless: tuple[str, ...] = ()
 
     @property
     def decay(self) -> float:

@@ -1,16 +1,36 @@
-"""`diagnose`: measure once, run every rule, list each exactly once."""
+"""`diagnose`: measure what the rules need, run every rule once, list each exactly once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from signalprop.capture import batch as batches
 from signalprop.capture.batch import Loss
-from signalprop.diagnosis.finding import Diagnosis
+from signalprop.capture.observe import Pass, check, dressed, eager, observe, unwrapped
+from signalprop.capture.sandbox import random_state, untouched
+from signalprop.capture.trace import Trace
+from signalprop.diagnosis import curvature, verdict
+from signalprop.diagnosis.depth import DEPTH_RULES
+from signalprop.diagnosis.evidence import Evidence, OptimizerFacts, WeightFacts
+from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
+from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
+from signalprop.diagnosis.probe import Probe
+from signalprop.diagnosis.program import PROGRAM_RULES
+from signalprop.diagnosis.rule import NotApplicable, Rule
+from signalprop.diagnosis.units import UNIT_RULES
+from signalprop.errors import SignalpropError
 
-DEFAULT_RULES: tuple[Any, ...] = ()
+DEFAULT_RULES: tuple[Rule, ...] = (*DEPTH_RULES, *UNIT_RULES, *PROGRAM_RULES)
+
+#: updates that are rehearsed on copies; the loss after them tells a rate that is too large
+UPDATES = 4
+
+Progress = Callable[[str], None]
 
 
 def diagnose(
@@ -20,9 +40,249 @@ def diagnose(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     batch_dim: int = 0,
-    rules: Iterable[Any] = (),
+    rules: Iterable[Rule] = DEFAULT_RULES,
     ignore: Iterable[str] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Diagnosis:
-    """Stub for the moment: being written by the lead."""
-    raise NotImplementedError
+    """Say where a network loses its signal, why, and what else keeps it from learning.
+
+    The model, its gradients, its buffers and the random state are afterwards bit for bit what
+    they were, also after an error; the optimizer is copied, never stepped.
+
+    Args:
+        model: any module, in the mode it is to be judged in (normally `train()`).
+        batch: as for `trace`; 32 to 256 samples are enough. A DataLoader gives its first batch.
+        loss: as for `trace`.
+        optimizer: the optimizer it is trained with, in its present state; verdicts depend on it.
+            Where it is None, plain SGD is assumed and rules about the learning rate are skipped.
+        batch_dim: dimension of the samples, 1 for sequence-first models.
+        rules: the rules to run; add your own: `(*sp.DEFAULT_RULES, mine)`.
+        ignore: codes to leave out, e.g. `["SP206"]`.
+        progress: called with the name of each phase.
+
+    Returns:
+        The diagnosis: `findings` (issues first), `results` (every rule once), `trace`, `learning`,
+        `noise`, `sharpness`, `verdict`. Print it, show it in a notebook, or `.save("x.html")`.
+
+    Raises:
+        BatchError: the batch is empty or of an unknown form.
+        LossError: there is no scalar loss that depends on the model.
+        ModelError: the model raised for a reason that no rule explains.
+        SignalpropError: a code in `ignore` does not exist.
+
+    Note:
+        Cost: about ten plain training steps, all rules included.
+
+    Examples:
+        >>> import torch, signalprop as sp
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> d = sp.diagnose(net, (torch.randn(32, 4), torch.randint(2, (32,))),
+        ...                 torch.nn.functional.cross_entropy)
+        >>> d.healthy
+        True
+    """
+    rules = tuple(rules)
+    ignored = _known(ignore, rules)
+    say = progress or (lambda phase: None)
+    model = unwrapped(model)
+    check(model)
+    with random_state():
+        data = batches.first_of(batch)
+    say("one pass, seen")
+    seen = observe(model, data, loss, batch_dim=batch_dim)
+    needs = {need for r in rules if r.rule.code not in ignored for need in r.rule.needs}
+    plain = plain_optimizer(optimizer) if optimizer is not None else None
+    measured = _measure(model, data, loss, plain, seen, needs, batch_dim, say)
+    say("rules")
+    findings, results = _judge(rules, measured, ignored)
+    if seen.error is not None and not any(f.severity == "issue" for f in findings):
+        raise dressed(seen) from seen.error
+    return Diagnosis(
+        trace=seen.trace,
+        findings=findings,
+        results=results,
+        learning=measured.learning,
+        noise=measured.noise,
+        sharpness=measured.sharpness,
+        verdict=verdict.of(seen.trace, measured, findings),
+    )
+
+
+def _known(ignore: Iterable[str], rules: tuple[Rule, ...]) -> frozenset[str]:
+    codes = {r.rule.code for r in rules}
+    wanted = frozenset([ignore] if isinstance(ignore, str) else ignore)
+    unknown = sorted(wanted - codes)
+    if unknown:
+        raise SignalpropError(
+            f"there is no rule {unknown[0]}; the rules are {', '.join(sorted(codes))}"
+        )
+    return wanted
+
+
+# ---- measuring -------------------------------------------------------------------------------
+
+
+def _measure(
+    model: torch.nn.Module,
+    data: Any,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer | None,
+    seen: Pass,
+    needs: set[str],
+    batch_dim: int,
+    say: Progress,
+) -> Evidence:
+    trace = seen.trace
+    missing: dict[str, str] = {}
+    learning: Learning | None = None
+    later: Trace | None = None
+    noise: Mapping[str, float] | None = None
+    sharp: float | None = None
+    optimizer_facts: OptimizerFacts | None = None
+    if optimizer is None:
+        missing["optimizer"] = "no optimizer was given"
+    else:
+        optimizer_facts = facts_of(optimizer, model)
+    if seen.error is not None:
+        failed = f"the pass stopped: {trace.failure.message if trace.failure else seen.error}"
+        missing |= dict.fromkeys(("deltas", "learning", "noise", "sharpness"), failed)
+    elif not math.isfinite(trace.loss) or not _finite(seen.gradients):
+        missing |= dict.fromkeys(
+            ("learning", "noise", "sharpness"), "the loss or its gradient is not finite"
+        )
+    else:
+        with untouched(model) as sandbox, eager():
+            probe = Probe(model, sandbox, data, loss, batch_dim=batch_dim)
+            if not probe.trained:
+                missing |= dict.fromkeys(
+                    ("learning", "noise", "sharpness"), "no parameter requires a gradient"
+                )
+            else:
+                say("the optimizer's next updates, on copies")
+                learning, later = _rehearse(
+                    probe, optimizer, seen, data, loss, batch_dim, missing
+                )
+                if "noise" in needs:
+                    say("gradient noise over micro-batches")
+                    noise = _guard("noise", missing, probe, lambda: curvature.gradient_noise(probe))
+                if "sharpness" in needs and optimizer is not None:
+                    say("sharpness")
+                    sharp = _guard(
+                        "sharpness",
+                        missing,
+                        probe,
+                        lambda: curvature.sharpness(probe, seen.gradients),
+                    )
+    if optimizer is None:
+        missing.setdefault("sharpness", "no optimizer was given")
+    return Evidence(
+        trace=trace,
+        model=model,
+        loss=loss,
+        later=later,
+        learning=learning,
+        noise=noise,
+        sharpness=sharp,
+        optimizer=optimizer_facts,
+        weights=_weight_facts(model),
+        missing=missing,
+    )
+
+
+def _rehearse(
+    probe: Probe,
+    optimizer: torch.optim.Optimizer | None,
+    seen: Pass,
+    data: Any,
+    loss: Loss,
+    batch_dim: int,
+    missing: dict[str, str],
+) -> tuple[Learning | None, Trace | None]:
+    """The next updates; where delta was exactly zero somewhere, the pass seen again after them."""
+    updates = UPDATES if optimizer is not None else 2
+    trace = seen.trace
+    found: tuple[Learning, dict[str, Tensor]] | None = _guard(
+        "learning",
+        missing,
+        probe,
+        lambda: Rehearsal(probe, optimizer).run(trace.loss, seen.gradients, updates=updates),
+    )
+    if found is None:
+        return None, None
+    learning, weights = found
+    later = None
+    if trace.cut is not None:
+        probe.write(weights)
+        later = observe(probe.model, data, loss, batch_dim=batch_dim).trace
+        probe.put_back()
+    return learning, later
+
+
+def _guard(
+    what: str, missing: dict[str, str], probe: Probe, measure: Callable[[], Any]
+) -> Any:
+    """A measurement that fails skips the rules that need it; it never stops the diagnosis."""
+    try:
+        value = measure()
+    except Exception as error:
+        probe.put_back()
+        first = str(error).strip().splitlines()
+        missing[what] = f"{type(error).__name__}: {first[0] if first else ''}"
+        return None
+    if value is None:
+        missing[what] = {
+            "noise": "the batch is too small to be split into four parts of two samples",
+            "sharpness": "the gradient is zero",
+        }.get(what, "it could not be measured")
+    return value
+
+
+def _finite(gradients: Mapping[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(g).all()) for g in gradients.values() if not g.is_sparse)
+
+
+def _weight_facts(model: torch.nn.Module) -> dict[str, WeightFacts]:
+    facts: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, p in model.named_parameters():
+        value = p.detach()
+        if value.numel() == 0:
+            continue
+        rows = value.reshape(value.shape[0], -1) if value.ndim > 1 else value.reshape(1, -1)
+        same = (rows == rows[:1]).all(1).float().mean()
+        facts[name] = (same, (rows == rows[0, 0]).all())
+    return {
+        name: WeightFacts(identical_rows=float(same), constant=bool(constant))
+        for name, (same, constant) in facts.items()
+    }
+
+
+# ---- judging ---------------------------------------------------------------------------------
+
+
+def _judge(
+    rules: tuple[Rule, ...], evidence: Evidence, ignored: frozenset[str]
+) -> tuple[tuple[Finding, ...], tuple[Result, ...]]:
+    findings: list[Finding] = []
+    results: list[Result] = []
+    for judge in sorted(rules, key=lambda r: r.rule.code):
+        info = judge.rule
+        if info.code in ignored:
+            results.append(Result(info.code, info.title, "ignored", "left out by the user"))
+            continue
+        lacking = next((n for n in info.needs if n in evidence.missing), None)
+        if lacking is not None:
+            reason = f"needs {lacking}: {evidence.missing[lacking]}"
+            results.append(Result(info.code, info.title, "skipped", reason))
+            continue
+        try:
+            found = list(judge(evidence))
+        except NotApplicable as why:
+            results.append(Result(info.code, info.title, "not applicable", str(why)))
+            continue
+        findings.extend(found)
+        worst = "passed"
+        if found:
+            worst = "issue" if any(f.severity == "issue" for f in found) else "tip"
+        results.append(Result(info.code, info.title, worst, ""))
+    findings.sort(key=lambda f: (f.severity != "issue", verdict.rank(f)))
+    return tuple(findings), tuple(results)

@@ -54,7 +54,8 @@ class Evidence:
             delta.
         model: the module itself, for its structure (classes, settings), never to be changed.
         loss: the loss as given.
-        target: facts of the target are in `trace.losses`.
+        later: the pass seen again after the rehearsed updates, where delta was exactly zero
+            somewhere on the spine: a weight that starts at zero lets it through then; else None.
         learning: what the optimizer's next update does; None where it was not measured.
         noise: gradient signal-to-noise by module path; None where it was not measured.
         sharpness: largest eigenvalue of the Hessian; None where it was not measured.
@@ -66,6 +67,7 @@ class Evidence:
     trace: Trace
     model: torch.nn.Module
     loss: object
+    later: Trace | None
     learning: Learning | None
     noise: Mapping[str, float] | None
     sharpness: float | None

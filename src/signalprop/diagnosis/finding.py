@@ -68,6 +68,8 @@ class Learning:
         optimizer: class name; `SGD (assumed)` where none was given.
         share: each layer's part of the first-order decrease of the loss, -g . update over its
             parameters, divided by the sum over all layers; sums to 1; keyed by module path.
+        later_share: the same for the last update that was rehearsed: a layer behind a weight that
+            starts at zero (a zero head, ReZero, LoRA) has no share in the first update.
         update_ratio: |update| / |weights| of the layer, keyed by module path.
         decrease: first-order decrease of the loss in one update, -g . update over all layers.
         unmoved: share of the weights with a gradient that the update leaves bit for bit the same,
@@ -78,6 +80,7 @@ class Learning:
 
     optimizer: str
     share: Mapping[str, float]
+    later_share: Mapping[str, float]
     update_ratio: Mapping[str, float]
     decrease: float
     unmoved: Mapping[str, float]

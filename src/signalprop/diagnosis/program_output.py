@@ -1,0 +1,367 @@
+"""Rules about the end of the network: what its last activation is to the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from signalprop.capture.trace import LossCall, Site, Trace
+from signalprop.diagnosis.evidence import Evidence
+from signalprop.diagnosis.finding import Finding
+from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
+
+#: losses that apply log_softmax themselves, and those that apply a sigmoid themselves
+SOFTMAX_INSIDE = frozenset({"cross_entropy"})
+SIGMOID_INSIDE = frozenset({"binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"})
+#: losses that take log-probabilities
+LOG_PROBABILITIES = frozenset({"nll_loss", "kl_div"})
+#: losses that compare numbers with numbers
+REGRESSION = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+
+#: what an activation can put out, by its name; those with no entry reach every number
+RANGES: dict[str, tuple[float, float]] = {
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "softplus": (0.0, math.inf),
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "erf": (-1.0, 1.0),
+    "log_softmax": (-math.inf, 0.0),
+    "logsigmoid": (-math.inf, 0.0),
+    "exp": (0.0, math.inf),
+}
+
+
+def loss_calls(trace: Trace) -> tuple[LossCall, ...]:
+    """The loss functions seen.
+
+    Returns:
+        All of them, at least one.
+
+    Raises:
+        NotApplicable: there is none.
+    """
+    if not trace.losses:
+        raise NotApplicable("no loss function of torch was seen; the loss is written by hand")
+    return trace.losses
+
+
+def place(call: LossCall) -> tuple[str, ...]:
+    """The site that made the input of a loss, where it is known."""
+    return (call.site,) if call.site is not None else ()
+
+
+def output(call: LossCall) -> str:
+    """The output of the network in a sentence, with its place."""
+    return f"the output of {call.site}" if call.site else "the network's output"
+
+
+# ---- SP203 -----------------------------------------------------------------------------------
+
+
+@rule(
+    "SP203",
+    "Softmax or sigmoid before a loss that applies its own",
+    cures=("remove-softmax", "remove-sigmoid", "use-log-softmax"),
+)
+def squashed_twice(
+    evidence: Evidence, *, floor: float = 0.05, tolerance: float = 1e-3
+) -> Iterator[Finding]:
+    """Probabilities are given to a loss that makes probabilities itself.
+
+    How it is detected:
+        `cross_entropy` or `binary_cross_entropy_with_logits` is given the output of a softmax or a
+        sigmoid, or numbers whose sum over the classes is 1 for every sample (within `tolerance`),
+        and the lowest value the loss can then reach is above `floor` nats. `nll_loss` or `kl_div`
+        is given numbers above `tolerance`, which no log-probability is. A log_softmax before
+        `cross_entropy` is harmless: the second one changes nothing.
+
+    Why it matters:
+        The loss reads numbers between 0 and 1 as logits, so no class can get far from the others:
+        with ten classes the best loss is 1.46 and the best probability 0.23, however long it
+        trains, and the slope of the first softmax is lost on the way back. With `nll_loss` the
+        result is no likelihood: it falls without a bound or stops falling at -1.
+
+    How to cure it:
+        Take the activation off the end of the model and keep it for prediction, or use the loss
+        that fits it: `nll_loss` after `log_softmax`, `binary_cross_entropy` after a sigmoid.
+
+    Yields:
+        One finding for every output that is squashed twice.
+    """
+    seen: set[str | None] = set()
+    for call in loss_calls(evidence.trace):
+        if call.site in seen and call.site is not None:
+            continue
+        found = _squashed(call, floor, tolerance) or _no_log(call, tolerance)
+        if found is not None:
+            seen.add(call.site)
+            yield found
+
+
+def _squashed(call: LossCall, floor: float, tolerance: float) -> Finding | None:
+    classes, op = call.classes or 1, call.site_op
+    if call.op in SOFTMAX_INSIDE and classes > 1:
+        sums = call.row_sums
+        summed = sums is not None and max(abs(s - 1) for s in sums) <= _loose(call, tolerance)
+        if op not in ("softmax", "sigmoid", "hardsigmoid") and not summed:
+            return None
+        lowest = math.log1p((classes - 1) / math.e)
+        own, name = "softmax", op if op in RANGES else "softmax"
+    elif call.op in SIGMOID_INSIDE and op in ("softmax", "sigmoid", "hardsigmoid", "logsigmoid"):
+        ones = call.target.mean if call.target is not None else 0.5
+        top = 0.0 if op == "logsigmoid" else 1.0
+        lowest = ones * math.log1p(math.exp(-top)) + (1 - ones) * (0 if top == 0 else math.log(2))
+        own, name = "sigmoid", op
+    else:
+        return None
+    if lowest <= floor:
+        return None
+    return finding(
+        squashed_twice,
+        sites=place(call),
+        value=lowest,
+        unit="nats, the lowest loss possible",
+        threshold=floor,
+        explanation=(
+            f"{output(call)} has been through a {name} already, and {call.op} applies its own "
+            f"{own}: read as logits, such values cannot bring the loss below {lowest:.2f}."
+        ),
+        cures=("remove-softmax",) if name == "softmax" else ("remove-sigmoid",),
+    )
+
+
+def _loose(call: LossCall, tolerance: float) -> float:
+    """A sum of rounded numbers is farther from 1 in half precision."""
+    return 10 * tolerance if call.input.dtype in ("float16", "bfloat16") else tolerance
+
+
+def _no_log(call: LossCall, tolerance: float) -> Finding | None:
+    if call.op not in LOG_PROBABILITIES or not call.input.high > _loose(call, tolerance):
+        return None
+    sums = call.row_sums
+    summed = sums is not None and max(abs(s - 1) for s in sums) <= _loose(call, tolerance)
+    if summed or call.site_op in ("softmax", "sigmoid"):
+        what, cures = "probabilities", ("use-log-softmax", "remove-softmax")
+    else:
+        what, cures = "raw scores", ("use-log-softmax", "use-cross-entropy")
+    return finding(
+        squashed_twice,
+        sites=place(call),
+        value=call.input.high,
+        unit="largest log-probability",
+        threshold=tolerance,
+        explanation=(
+            f"{call.op} expects log-probabilities, which are never above 0, but {output(call)} "
+            f"holds {what} up to {call.input.high:.3g}: there is no log_softmax before it."
+        ),
+        cures=cures,
+    )
+
+
+# ---- SP204 -----------------------------------------------------------------------------------
+
+
+@rule(
+    "SP204",
+    "Activation on the output does not fit the loss",
+    cures=("remove-output-activation", "add-sigmoid", "use-bce-with-logits", "use-cross-entropy"),
+)
+def unfit_output(
+    evidence: Evidence, *, floor: float = 0.05, cut: float = 0.1, margin: float = 0.5
+) -> Iterator[Finding]:
+    """The last activation keeps the network from putting out what the loss asks for.
+
+    How it is detected:
+        A regression loss compares the output of a bounded activation with targets that lie outside
+        its range by more than `margin` standard deviations of the targets. A loss on logits is
+        given the output of a ReLU of which more than a share `cut` is exactly zero, or of a tanh, so
+        that it cannot fall below `floor` nats. A softmax runs over one unit and is always 1.
+        `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by squared
+        error on targets that are all 0 or 1, and a ReLU output that is zero everywhere.
+
+    Why it matters:
+        What lies outside the range cannot be learned, and where the activation is flat no error
+        signal passes: a ReLU output below zero gets none at all, and a sigmoid that is sure of the
+        wrong answer gets almost none under squared error, while cross-entropy would give it the
+        largest.
+
+    How to cure it:
+        End the model with its linear layer and let the loss bring the activation
+        (`cross_entropy`, `binary_cross_entropy_with_logits`); for regression keep the last layer
+        linear, or scale the targets into the range of the activation.
+
+    Yields:
+        One finding for every output that does not fit.
+    """
+    seen: set[tuple[str, str | None]] = set()
+    for call in loss_calls(evidence.trace):
+        if (call.op, call.site) in seen:
+            continue
+        seen.add((call.op, call.site))
+        found = (
+            _constant(call)
+            or _outside_unit(call)
+            or _logits(evidence.trace, call, floor, cut)
+            or _regression(evidence.trace, call, margin)
+        )
+        if found is not None:
+            yield found
+
+
+def _constant(call: LossCall) -> Finding | None:
+    """A softmax over one unit, in the model or in the loss."""
+    single = call.op in ("cross_entropy", "nll_loss") and call.classes == 1
+    level = {"softmax": 1.0, "log_softmax": 0.0}.get(call.site_op or "")
+    always = level is not None and call.input.low == level == call.input.high
+    if not (single or always):
+        return None
+    where = f"the softmax of {call.op}" if single and not always else f"{call.site}"
+    return finding(
+        unfit_output,
+        sites=place(call),
+        value=1.0,
+        unit="outputs under the softmax",
+        threshold=2.0,
+        explanation=(
+            f"{where} runs over a single output, which makes it the same for every input: nothing "
+            "can be learned. One output needs a sigmoid, or two classes need two outputs."
+        ),
+        cures=("use-bce-with-logits",),
+    )
+
+
+def _outside_unit(call: LossCall) -> Finding | None:
+    if call.op != "binary_cross_entropy":
+        return None
+    low, high = call.input.low, call.input.high
+    if not (low < 0 or high > 1):
+        return None
+    return finding(
+        unfit_output,
+        sites=place(call),
+        value=low if low < 0 else high,
+        unit="output",
+        threshold=0.0 if low < 0 else 1.0,
+        explanation=(
+            f"binary_cross_entropy needs probabilities, but {output(call)} lies between {low:.3g} "
+            f"and {high:.3g}: there is no sigmoid before it."
+        ),
+        cures=("use-bce-with-logits", "add-sigmoid"),
+    )
+
+
+def _logits(trace: Trace, call: LossCall, floor: float, cut: float) -> Finding | None:
+    """Activations between the last layer and a loss on logits, softmax and sigmoid apart."""
+    if call.op not in SOFTMAX_INSIDE | SIGMOID_INSIDE:
+        return None
+    if call.site_op in ("relu", "relu6"):
+        site = trace.sites[call.site] if call.site else None
+        zeros = site.activation.zeros if site is not None else 0.0
+        if zeros <= cut:
+            return None
+        return finding(
+            unfit_output,
+            sites=place(call),
+            value=zeros,
+            unit="share of outputs cut to zero",
+            threshold=cut,
+            explanation=(
+                f"{call.op} takes logits of either sign, but they pass a ReLU at {call.site}: "
+                f"{zeros:.0%} of them are cut to exactly zero and get no error signal."
+            ),
+            cures=("remove-output-activation",),
+        )
+    if call.site_op not in ("tanh", "softsign", "erf"):
+        return None
+    classes = call.classes or 1
+    if call.op in SOFTMAX_INSIDE:
+        lowest = math.log1p((classes - 1) * math.exp(-2))
+    else:
+        lowest = math.log1p(math.exp(-1))
+    if lowest <= floor:
+        return None
+    return finding(
+        unfit_output,
+        sites=place(call),
+        value=lowest,
+        unit="nats, the lowest loss possible",
+        threshold=floor,
+        explanation=(
+            f"the logits pass a {call.site_op} at {call.site} and stay between -1 and 1, so "
+            f"{call.op} cannot fall below {lowest:.2f}."
+        ),
+        cures=("remove-output-activation",),
+    )
+
+
+def _regression(trace: Trace, call: LossCall, margin: float) -> Finding | None:
+    target = call.target
+    if call.op not in REGRESSION or target is None or call.site_op not in RANGES:
+        return None
+    if not target.finite or target.std == 0:
+        return None
+    low, high = RANGES[call.site_op or ""]
+    below, above = (low - target.low) / target.std, (target.high - high) / target.std
+    if max(below, above) > margin:
+        bound = f"cannot go below {low:g}" if below >= above else f"cannot exceed {high:g}"
+        return finding(
+            unfit_output,
+            sites=place(call),
+            value=max(below, above),
+            unit="standard deviations of the targets out of range",
+            threshold=margin,
+            explanation=(
+                f"{output(call)} is a {call.site_op} and {bound}, but the targets run from "
+                f"{target.low:.3g} to {target.high:.3g}: those outside can never be reached."
+            ),
+            cures=("remove-output-activation", "scale-targets"),
+        )
+    site = trace.sites[call.site] if call.site else None
+    if call.site_op in ("relu", "relu6") and site is not None:
+        return _silent(site)
+    if call.site_op == "sigmoid" and call.op == "mse_loss" and _binary(call):
+        return finding(
+            unfit_output,
+            sites=place(call),
+            value=target.mean,
+            unit="share of targets that are 1, the others being 0",
+            threshold=0.0,
+            explanation=(
+                f"{output(call)} is a sigmoid, trained by squared error on targets that are 0 "
+                "or 1: where it is sure and wrong the error signal vanishes. Cross-entropy keeps it."
+            ),
+            severity="tip",
+            cures=("use-bce-with-logits",),
+        )
+    return None
+
+
+def _silent(site: Site) -> Finding | None:
+    if site.activation.zeros < 1:
+        return None
+    return finding(
+        unfit_output,
+        sites=(site.name,),
+        value=1.0,
+        unit="share of outputs that are zero",
+        threshold=1.0,
+        explanation=(
+            f"the ReLU at the output, {site.name}, is zero for every sample of the batch, so no "
+            "error signal passes it."
+        ),
+        severity="tip",
+        cures=("remove-output-activation",),
+    )
+
+
+def _binary(call: LossCall) -> bool:
+    """Whether all targets are 0 or 1, both there."""
+    target = call.target
+    return target is not None and target.whole and target.low == 0 and target.high == 1
+
+
+OUTPUT_RULES: tuple[Rule, ...] = (squashed_twice, unfit_output)

@@ -1,0 +1,132 @@
+"""Rules about units: dead and saturated ones, per unit, over the batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from signalprop.capture.trace import Site
+from signalprop.diagnosis import spine
+from signalprop.diagnosis.evidence import Evidence
+from signalprop.diagnosis.finding import Finding
+from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
+
+
+def _observations(site: Site) -> int:
+    """How often each unit of a site was seen: samples times positions."""
+    units = site.activation.units or 1
+    return math.prod(site.shape) // units
+
+
+@rule(
+    "SP110",
+    "Units are dead",
+    cures=("leaky-activation", "he-init", "normalise", "lower-learning-rate"),
+)
+def dead_units(
+    evidence: Evidence, *, share: float = 0.6, observations: int = 16, deviations: float = 3.0
+) -> Iterator[Finding]:
+    """Rectified units are zero for every sample, so nothing reaches the weights below them.
+
+    How it is detected:
+        Per unit of a rectifier (ReLU, ReLU6, threshold): it is zero for every sample and position
+        of the batch. A layer is counted where more than `share` of its units is, and more than half
+        plus `deviations` standard deviations of a fair coin: in a deep healthy net the samples are
+        alike, and half of the units can be off for all of them. Not judged below `observations`
+        observations per unit.
+
+    Why it matters:
+        The slope is zero on that side, so the weights of a dead unit get no gradient and it stays
+        dead (unless its inputs change).
+
+    How to cure it:
+        Leaky ReLU, PReLU, ELU or SELU let the signal through on the negative side; He
+        initialisation without negative biases; a smaller learning rate where units die in training.
+    """
+    sites = [s for s in evidence.trace.sites.values() if s.activation.dead is not None]
+    if not sites:
+        raise NotApplicable("no rectifier")
+    judged = [s for s in sites if _observations(s) >= observations]
+    if not judged:
+        raise NotApplicable(f"fewer than {observations} observations per unit; give more samples")
+    found = []
+    for site in judged:
+        units = site.activation.units or 1
+        limit = max(share, 0.5 + deviations * math.sqrt(0.25 / units))
+        if (site.activation.dead or 0.0) > min(limit, 0.999):
+            found.append(site)
+    if not found:
+        return
+    worst = max(found, key=lambda s: s.activation.dead or 0.0)
+    yield finding(
+        dead_units,
+        sites=[s.name for s in sorted(found, key=lambda s: -(s.activation.dead or 0.0))],
+        value=worst.activation.dead or 0.0,
+        unit="share of units",
+        threshold=share,
+        explanation=(
+            f"{100 * (worst.activation.dead or 0.0):.0f}% of the {worst.activation.units} units of "
+            f"{worst.name} are zero for all of {_observations(worst)} observations"
+            + (f"; so are most units of {len(found) - 1} more layers" if len(found) > 1 else "")
+        ),
+    )
+
+
+@rule(
+    "SP111",
+    "Units are saturated",
+    cures=("swap-activation", "smaller-init", "normalise", "normalise-inputs"),
+)
+def saturated_units(
+    evidence: Evidence, *, share: float = 0.5, observations: int = 8
+) -> Iterator[Finding]:
+    """Units sit at the ends of their range, where the slope is zero.
+
+    How it is detected:
+        Per unit of an activation with a bounded range (sigmoid, tanh, hardtanh, hardsigmoid,
+        softsign, erf): in three quarters of its observations the slope is below 5% of its largest.
+        A layer is counted where more than `share` of its units is. Only hidden activations count:
+        an output may saturate once it is right, and so may a gate that multiplies another branch.
+
+    Why it matters:
+        delta is multiplied by the slope: a saturated unit passes nothing on and cannot leave its
+        place by gradient descent.
+
+    How to cure it:
+        Smaller initial weights, normalised inputs, normalisation before the activation, or an
+        activation that does not saturate.
+    """
+    trace = evidence.trace
+    hidden = {s.name for s in spine.hidden(trace)}
+    inside = {name for b in trace.blocks for name in b.inner}
+    sites = [
+        s
+        for s in trace.sites.values()
+        if s.activation.saturated is not None
+        and (s.name in hidden or (s.name in inside and "sigmoid" not in s.op))
+    ]
+    if not sites:
+        raise NotApplicable("no hidden activation with a bounded range")
+    judged = [s for s in sites if _observations(s) >= observations]
+    if not judged:
+        raise NotApplicable(f"fewer than {observations} observations per unit; give more samples")
+    found = [s for s in judged if (s.activation.saturated or 0.0) > share]
+    if not found:
+        return
+    worst = max(found, key=lambda s: s.activation.saturated or 0.0)
+    yield finding(
+        saturated_units,
+        sites=[s.name for s in sorted(found, key=lambda s: -(s.activation.saturated or 0.0))],
+        value=worst.activation.saturated or 0.0,
+        unit="share of units",
+        threshold=share,
+        explanation=(
+            f"{100 * (worst.activation.saturated or 0.0):.0f}% of the {worst.activation.units} "
+            f"units of {worst.name} have lost their slope in three quarters of "
+            f"{_observations(worst)} observations"
+            + (f"; so have most units of {len(found) - 1} more layers" if len(found) > 1 else "")
+        ),
+    )
+
+
+UNIT_RULES: tuple[Rule, ...] = (dead_units, saturated_units)

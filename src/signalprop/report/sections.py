@@ -1,0 +1,315 @@
+"""The report of one result as blocks of a page: verdict, findings, figures, tables.
+
+Everything that comes from a model passes through `_e`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from signalprop.capture.kinds import KIND_LABELS
+from signalprop.diagnosis.finding import Finding
+from signalprop.report import figures, words
+from signalprop.report.contents import Contents, failure_sentence
+from signalprop.report.learned import places
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+#: rows of a table that are shown before one asks for all
+SHOWN = 200
+_WORDS = {
+    "issue": "issues found",
+    "tip": "tips",
+    "healthy": "healthy",
+    "failed": "stopped",
+    "seen": "measured",
+}
+
+
+def blocks(shown: Contents) -> list[go.Figure | str]:
+    """The report of one result, in reading order.
+
+    Args:
+        shown: the result.
+
+    Returns:
+        Blocks for `html.page`.
+    """
+    trace = shown.trace
+    result: list[go.Figure | str] = [verdict(shown)]
+    if shown.findings:
+        result.append("<h2>Findings</h2>")
+        result += [_finding(finding, shown) for finding in shown.findings]
+    if shown.split:
+        said = shown.split[0].upper() + shown.split[1:]
+        result += [f"<h2>Why the signal changes</h2><p>{_e(said)}.</p>", figures.by_kind(trace.split)]
+    if trace.sites:
+        result += ["<h2>Along the depth</h2>", _how(shown), figures.depth(trace)]
+    if shown.learning is not None:
+        learning = shown.learning
+        result += [
+            "<h2>What the optimizer's next update does</h2>",
+            f"<p>{_e(_learning_sentence(shown))}</p>",
+            figures.learning(learning.share, learning.update_ratio, shown.noise),
+        ]
+    elif shown.noise:
+        result += ["<h2>Gradient noise</h2>", figures.learning({}, {}, shown.noise)]
+    result += [_sites(shown), _weights(shown)]
+    if shown.results:
+        result.append(_rules(shown))
+    return result
+
+
+def verdict(shown: Contents) -> str:
+    """The verdict, the facts it rests on, and what a reader has to know."""
+    word = _WORDS.get(shown.state, shown.state)
+    facts = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}</dd></div>" for k, v in shown.facts)
+    failure = failure_sentence(shown.trace)
+    stopped = f"<p>{_e(failure[0].upper() + failure[1:])}</p>" if failure else ""
+    rules = f'<p class="soft">{_e(shown.rules)}</p>' if shown.rules else ""
+    notes = "".join(f"<li>{_e(words.clean(note))}</li>" for note in shown.trace.notes)
+    return (
+        f'<section class="verdict {shown.state}" aria-label="Verdict">'
+        f'<span class="word {shown.state}">{word}</span><p>{_e(words.clean(shown.verdict))}</p>'
+        f'{stopped}</section><dl class="facts">{facts}</dl>{rules}'
+        + (f'<ul class="soft notes">{notes}</ul>' if notes else "")
+    )
+
+
+def _finding(finding: Finding, shown: Contents) -> str:
+    trace = shown.trace
+    seen = [site for name in finding.sites for site in places(name, trace)]
+    along = list(trace.sites) if trace.dense or not trace.blocks else list(trace.spine)
+    at = {name: i for i, name in enumerate(along)}
+    spots: dict[str, list[int]] = {"depth": sorted({at[s] for s in seen if s in at})}
+    if shown.learning is not None:
+        learns = shown.learning
+        layers = list(dict.fromkeys([*learns.share, *learns.update_ratio, *(shown.noise or {})]))
+        modules = {trace.sites[site].module for site in seen} | {
+            trace.weights[n].module for n in finding.sites if n in trace.weights
+        }
+        spots["learning"] = [i for i, layer in enumerate(layers) if layer in modules]
+    rows = [f"s{trace.sites[site].order}" for site in seen]
+    measured = words.quantity(finding.value, finding.unit)
+    if not math.isnan(finding.threshold):
+        measured += f" (threshold {words.quantity(finding.threshold, finding.unit)})"
+    pairs = [("measured", _e(measured))]
+    if finding.sites:
+        links = [_link(name, shown) for name in finding.sites]
+        pairs.insert(0, ("where", _folded(links)))
+    if finding.cures:
+        cures = ", ".join(f"<code>{_e(words.clean(c))}</code>" for c in finding.cures)
+        pairs.append(("cures", cures))
+    details = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs)
+    zoom = (
+        '<button type="button" class="zoom">Show in the figures</button>'
+        if any(spots.values())
+        else ""
+    )
+    return (
+        f'<article class="card finding {finding.severity}" '
+        f'data-places="{_e(json.dumps(spots))}" data-rows="{_e(json.dumps(rows))}">'
+        f'<header><span class="word {finding.severity}">{finding.severity}</span>'
+        f'<h3><span class="code">{_e(finding.code)}</span> {_e(words.clean(finding.title))}</h3>'
+        f"{zoom}</header><p>{_e(words.clean(finding.explanation))}</p><dl>{details}</dl></article>"
+    )
+
+
+def _link(name: str, shown: Contents) -> str:
+    trace = shown.trace
+    text = f"<code>{_e(words.clean(name))}</code>"
+    if name in trace.sites:
+        return f'<a href="#s{trace.sites[name].order}">{text}</a>'
+    if name in trace.weights:
+        return f'<a href="#w{list(trace.weights).index(name)}">{text}</a>'
+    return text
+
+
+def _folded(links: Sequence[str], first: int = 6) -> str:
+    if len(links) <= first + 2:
+        return ", ".join(links)
+    return (
+        ", ".join(links[:first])
+        + f"<details><summary>{len(links) - first} more</summary>{', '.join(links[first:])}</details>"
+    )
+
+
+def _how(shown: Contents) -> str:
+    trace = shown.trace
+    if trace.dense or not trace.blocks:
+        why = "dense skip connections" if trace.dense else "no spine"
+        return (
+            f"<p class='soft'>All {len(trace.sites)} sites in execution order ({why}). "
+            "Drag to zoom, double-click to go back.</p>"
+        )
+    return (
+        f"<p class='soft'>The {words.plural(len(trace.spine), 'site')} that every path from the "
+        "input to the loss runs through. Drag to zoom, double-click to go back; hover for all "
+        "numbers.</p>"
+    )
+
+
+def _learning_sentence(shown: Contents) -> str:
+    learning = shown.learning
+    assert learning is not None
+    text = f"{words.clean(learning.optimizer)} at learning rate {words.number(learning.rate)}: one "
+    text += f"update should lower the loss by {words.number(learning.decrease)} to first order."
+    if len(learning.after) > 1:
+        course = " → ".join(words.number(value) for value in learning.after)
+        text += f" Measured on copies: {course}."
+    return text
+
+
+# ---- tables ----------------------------------------------------------------------------------
+
+
+def _sites(shown: Contents) -> str:
+    trace = shown.trace
+    if not trace.sites:
+        return ""
+    spine = set(trace.spine)
+    block = {b.end: b for b in trace.blocks}
+    heads = [
+        ("site", ""), ("op", ""), ("kind", ""), ("shape", ""), ("spine", ""), ("decay", "n"),
+        ("delta geo. mean", "n"), ("delta rms", "n"), ("delta zeros", "n"), ("alive", "n"),
+        ("delta cosine", "n"), ("activation rms", "n"), ("mean", "n"), ("zeros", "n"),
+        ("rank", "n"), ("cosine", "n"), ("dead", "n"), ("saturated", "n"),
+    ]  # fmt: skip
+    rows = []
+    for site in trace.sites.values():
+        a, d = site.activation, site.delta
+        decay = block[site.name].decay if site.name in block else None
+        cells = [
+            _cell(site.name, code=True),
+            _cell(site.op),
+            _cell(KIND_LABELS.get(site.kind, site.kind)),
+            _cell(" × ".join(map(str, site.shape))),
+            _cell("yes" if site.name in spine else ""),
+            _number(decay, words.nats(decay) if decay is not None else ""),
+            *(_number(v) for v in ((d.geometric_mean, d.rms) if d else (None, None))),
+            *(_share(v) for v in ((d.zeros, d.alive) if d else (None, None))),
+            _number(d.cosine if d else None),
+            *(_number(v) for v in (a.rms, a.mean)),
+            _share(a.zeros),
+            *(_number(v) for v in (a.effective_rank, a.cosine)),
+            *(_share(v) for v in (a.dead, a.saturated)),
+        ]
+        bad = not a.finite or (d is not None and not d.finite)
+        rows.append((f"s{site.order}", "bad" if bad else "", cells))
+    return _table("Sites", "sites", heads, rows)
+
+
+def _weights(shown: Contents) -> str:
+    trace = shown.trace
+    if not trace.weights:
+        return ""
+    learning = shown.learning
+    heads = [
+        ("parameter", ""), ("shape", ""), ("trained", ""), ("norm", "n"), ("std", "n"),
+        ("gradient norm", "n"), ("gradient / weight", "n"), ("learning share of layer", "n"),
+        ("update / weight of layer", "n"),
+    ]  # fmt: skip
+    rows = []
+    for i, weight in enumerate(trace.weights.values()):
+        relative = (
+            weight.gradient / weight.norm if weight.gradient is not None and weight.norm else None
+        )
+        cells = [
+            _cell(weight.name, code=True),
+            _cell(" × ".join(map(str, weight.shape))),
+            _cell("yes" if weight.trained else "frozen"),
+            _number(weight.norm),
+            _number(weight.std),
+            _number(weight.gradient, "none" if weight.gradient is None else None),
+            _number(relative),
+            _share(learning.share.get(weight.module) if learning else None),
+            _number(learning.update_ratio.get(weight.module) if learning else None),
+        ]
+        rows.append((f"w{i}", "" if weight.finite else "bad", cells))
+    return _table("Parameters", "weights", heads, rows)
+
+
+def _rules(shown: Contents) -> str:
+    heads = [("rule", ""), ("title", ""), ("outcome", ""), ("reason", "")]
+    rows = [
+        (
+            f"r-{_e(result.code)}",
+            "",
+            [
+                _cell(result.code, code=True),
+                _cell(result.title),
+                f'<td><span class="word {_e(result.outcome)}">{_e(result.outcome)}</span></td>',
+                f'<td class="wrap">{_e(words.clean(result.reason))}</td>',
+            ],
+        )
+        for result in shown.results
+    ]
+    return _table("Rules", "rules", heads, rows)
+
+
+def _table(
+    title: str,
+    identity: str,
+    heads: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, str, Iterable[str]]],
+) -> str:
+    head = "".join(
+        f'<th scope="col"{f" class={kind}" if kind else ""}><button type="button">{name}</button></th>'
+        for name, kind in heads
+    )
+    lines = []
+    for i, (anchor, mark, cells) in enumerate(rows):
+        far = "far" if i >= SHOWN else ""
+        classes = " ".join(c for c in (mark, far) if c)
+        lines.append(f'<tr id="{anchor}"{f" class={classes!r}" if classes else ""}>{"".join(cells)}</tr>')
+    more = (
+        f'<button type="button" class="more" data-table="{identity}">Show all {len(rows)}</button>'
+        if len(rows) > SHOWN
+        else ""
+    )
+    search = (
+        f'<input type="search" data-table="{identity}" placeholder="Filter" '
+        f'aria-label="Filter {title.lower()}">'
+        if len(rows) > 8
+        else ""
+    )
+    tools = f'<div class="tools">{search}{more}</div>' if search or more else ""
+    return (
+        f"<section><h2>{title} ({len(rows)})</h2>{tools}"
+        f'<div class="table" tabindex="0" role="region" aria-label="{title}">'
+        f'<table id="{identity}" data-shown="{SHOWN}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
+    )
+
+
+def _cell(text: str, *, code: bool = False) -> str:
+    text = _e(words.clean(text))
+    return f'<td class="code">{text}</td>' if code else f"<td>{text}</td>"
+
+
+def _number(value: float | None, text: str | None = None) -> str:
+    if text is None:
+        text = "" if value is None else words.number(value)
+    return f'<td class="n" data-v="{_key(value)}">{text}</td>'
+
+
+def _share(value: float | None) -> str:
+    return f'<td class="n" data-v="{_key(value)}">{words.share(value)}</td>'
+
+
+def _key(value: float | None) -> str:
+    """What the table sorts by; JavaScript reads `Infinity`."""
+    if value is None or math.isnan(value):
+        return ""
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return f"{value:.6g}"
+
+
+def _e(text: str) -> str:
+    return escape(text, quote=True)
