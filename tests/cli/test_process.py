@@ -22,15 +22,14 @@ ENVIRONMENT = {
 COMMAND = [sys.executable, "-m", "signalprop"]
 
 
-def process(*words, **options):
+def process(*words, **environment):
     return subprocess.run(
         [*COMMAND, *words],
         capture_output=True,
         text=True,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         timeout=120,
         check=False,
-        **options,
     )
 
 
@@ -129,8 +128,9 @@ def test_reader_went_away(train, words):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(folder, shell):
-    ran = process("--install-completion", "--shell", shell, "--output", "script")
-    # never at the user's start-up files from a test: HOME is the empty folder
+    # HOME too, because a line is added to the shell's start-up file
+    words = ["--install-completion", "--shell", shell, "--output", "script"]
+    ran = process(*words, HOME=str(folder), ZDOTDIR=str(folder))
     assert ran.returncode == 0, ran.stderr
     script = (folder / "script").read_text()
     for word in ("diagnose", "explain", "--fail-on", "--html"):

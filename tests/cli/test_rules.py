@@ -51,8 +51,7 @@ def test_every_page(run, judge):
 
 def test_unknown(refused):
     said = refused("SP1O1", command="explain")
-    assert said.startswith("there is no rule 'SP1O1'; did you mean SP")
-    assert "SP101" in said
+    assert said.startswith("there is no rule 'SP1O1'; did you mean SP101")
     assert said.endswith("`signalprop rules` lists all")
 
 

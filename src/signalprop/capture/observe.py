@@ -132,7 +132,7 @@ def _run(
     if error is not None:
         where = recorder.unwound[0] if recorder.unwound and phase == "forward" else ""
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        message = lines[0] if lines else type(error).__name__
+        message = lines[0].rstrip(". ") if lines else type(error).__name__
         failure = Failure(phase, where, type(error).__name__, message)
     seen = assemble(model, data, recorder, found, value, failure)
     return Pass(seen, found.gradients, error)
@@ -144,7 +144,7 @@ def dressed(seen: Pass) -> SignalpropError:
     assert error is not None and failure is not None
     if isinstance(error, SignalpropError):
         return error
-    if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower():
+    if _out_of_memory(error):
         return ModelError(
             f"out of memory in the {failure.phase} pass with a batch of {seen.trace.batch}; give a "
             "smaller batch, the verdict needs no more than 32 samples"
@@ -165,6 +165,13 @@ def dressed(seen: Pass) -> SignalpropError:
             return LossError(f"the loss raised: {text}; check that it fits the model's output{given}")
         case _:
             return ModelError(f"the backward pass raised: {text}")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

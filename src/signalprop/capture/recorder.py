@@ -57,7 +57,9 @@ class Frame:
     module: torch.nn.Module
     path: str
     atomic: bool
+    given: Tensor | None
     entry: Any
+    version: int
 
 
 @dataclass
@@ -187,12 +189,18 @@ class Recorder(TorchFunctionMode):
         if path is None:  # a loss module, or one made inside forward: no room of its own
             here = self._stack[-1] if self._stack else None
             path = here.path if here else ""
-            self._stack.append(Frame(module, path, here.atomic if here else False, None))
+            atomic = here.atomic if here else False
+            self._stack.append(Frame(module, path, atomic, None, None, 0))
             return
         self.called.setdefault(path, len(self.sites))
         inside = bool(self._stack) and self._stack[-1].atomic
-        entry = next((t.grad_fn for _, t in tensors_in(args)), None)
-        self._stack.append(Frame(module, path, inside or _is_atomic(module, path), entry))
+        given = next((t for _, t in tensors_in(args)), None)
+        atomic = inside or _is_atomic(module, path)
+        if given is None:
+            self._stack.append(Frame(module, path, atomic, None, None, 0))
+        else:
+            version = -1 if given.is_inference() else given._version
+            self._stack.append(Frame(module, path, atomic, given, given.grad_fn, version))
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         frame = self._stack.pop()
@@ -211,7 +219,7 @@ class Recorder(TorchFunctionMode):
                     known.base = frame.path + label
                 elif not label:
                     known.aliases.append(frame.path)
-            elif leaf and frame.path and not self._passes_through(frame, x, args):
+            elif leaf and frame.path and not self._passes_through(frame, x):
                 kind = kinds.kind_of_module(module)
                 op = kinds.OP_NAMES.get(_torch_name(module), type(module).__name__)
                 if kind is None:
@@ -220,9 +228,11 @@ class Recorder(TorchFunctionMode):
                         kind = _kind_by_parts(frame, x)
                 self._see(x, frame.path + label, frame.path, op, kind, frame.entry)
 
-    def _passes_through(self, frame: Frame, x: Tensor, args: Any) -> bool:
-        if isinstance(frame.module, _PASS_THROUGH) or any(x is t for _, t in tensors_in(args)):
+    def _passes_through(self, frame: Frame, x: Tensor) -> bool:
+        if isinstance(frame.module, _PASS_THROUGH):
             return True
+        if x is frame.given and not x.is_inference() and x._version == frame.version:
+            return True  # handed on as it came, not changed in place
         view = x.grad_fn is not None and kinds.moves_values_only(x.grad_fn.name())
         return view and not frame.module._parameters
 

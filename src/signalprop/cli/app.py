@@ -122,12 +122,13 @@ def diagnose(
 
 
 def _short(verdict: Any) -> None:
-    """The verdict and one line per finding."""
+    """One line per finding, or the verdict where there is none."""
     console = screen.stdout()
     for f in verdict.findings:
         line = Text(f"{f.severity} {f.code} {f.title}: {f.explanation}")
         console.print(line, soft_wrap=True)
-    console.print(Text(verdict.verdict), soft_wrap=True)
+    if not verdict.findings:
+        console.print(Text(verdict.verdict), soft_wrap=True)
 
 
 def _stopped(failure: Any) -> int:

@@ -51,7 +51,9 @@ def chosen(codes: Iterable[str]) -> list[str]:
 def _code(code: str, known: list[str]) -> str:
     if code.upper() in known:
         return code.upper()
-    close = screen.near(code, known)
+    # letters that look like digits; and every code begins alike
+    read = code.upper().translate(str.maketrans("OIL", "011"))
+    close = screen.near(read, known, alike=0.7)
     hint = f"did you mean {screen.one_of(close)}? " if close else ""
     raise TargetError(f"there is no rule {code!r}; {hint}`signalprop rules` lists all")
 

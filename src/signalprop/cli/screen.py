@@ -90,12 +90,12 @@ def only_results(wanted: bool) -> Iterator[None]:
             os.close(kept)
 
 
-def near(word: str, known: Iterator[str] | list[str] | tuple[str, ...]) -> list[str]:
+def near(word: str, known: list[str], *, alike: float = 0.5) -> list[str]:
     """The known words that look like this one, best first."""
     import difflib
 
     names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), list(names), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), list(names), n=3, cutoff=alike)
     return [names[name] for name in close]
 
 

@@ -351,7 +351,7 @@ def indistinguishable(
         Initialise at the edge of chaos for the activation, use residual connections, or BatchNorm.
     """
     start, last = _compared(evidence, samples)
-    near, far = 1 - last.activation.cosine, 1 - start.activation.cosine
+    near, far = max(1 - last.activation.cosine, 0.0), 1 - start.activation.cosine
     if far <= 1e-9:
         raise NotApplicable("the samples of the batch do not differ at the input")
     if near >= distance * far:
@@ -360,7 +360,7 @@ def indistinguishable(
         indistinguishable,
         sites=(last.name,),
         value=near / far,
-        unit="1 - cosine, relative to the input",
+        unit="of the distance at the input",
         threshold=distance,
         explanation=(
             f"two samples that have a mean cosine of {start.activation.cosine:.3f} at {start.name} "
@@ -371,6 +371,8 @@ def indistinguishable(
 
 
 def _cosine(value: float) -> str:
+    if 1 - value < 1e-6:
+        return "1 to within rounding"
     return f"1 - {1 - value:.0e}" if 1 - value < 1e-3 else f"{value:.4f}"
 
 
@@ -483,7 +485,7 @@ def token_collapse(evidence: Evidence, *, distance: float = 1e-2) -> Iterator[Fi
         token_collapse,
         sites=(last.name,),
         value=near / far,
-        unit="1 - cosine, relative to the first",
+        unit="of the distance at the first",
         threshold=distance,
         explanation=(
             f"the tokens of a sample have a mean cosine of {_token_cosine(first):.3f} at "

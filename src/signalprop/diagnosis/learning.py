@@ -34,7 +34,7 @@ def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 def facts_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> OptimizerFacts:
     """What rules may know of an optimizer."""
-    names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
+    names = {id(p): name for name, p in model.named_parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     groups = optimizer.param_groups
     return OptimizerFacts(

@@ -10,15 +10,10 @@ import torch
 from signalprop.capture.trace import Site, Trace, Weight
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
+from signalprop.diagnosis.program_words import quoted, some
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
 
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList)
-
-
-def some(names: list[str], most: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 # ---- SP201 -----------------------------------------------------------------------------------
@@ -54,6 +49,9 @@ def unused(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
 
     Yields:
         One finding for what is cut off or forgotten, and one for what is left over.
+
+    Raises:
+        NotApplicable: the pass stopped before there were gradients.
     """
     trace = evidence.trace
     if trace.failure is not None:
@@ -123,7 +121,7 @@ def _cause(evidence: Evidence, group: str, names: list[str]) -> tuple[str, str]:
     last = max((s.order for s in sites), default=-1)
     reader = _reads_cut(trace, last)
     if reader is not None:
-        return "issue", f"runs, but {reader} reads a tensor that was detached from it"
+        return "issue", f"runs, but {quoted(reader)} reads a tensor that was detached from it"
     inputs = [s for s in trace.sites.values() if s.op == "input"]
     if inputs and all(s.delta is None for s in inputs):
         return "issue", "runs, but no error signal comes back through it to the input"
@@ -191,6 +189,9 @@ def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Findin
 
     Yields:
         One finding, for the first place.
+
+    Raises:
+        NotApplicable: the pass stopped before there was a loss, and all was finite up to there.
     """
     trace = evidence.trace
     if trace.failure is not None and trace.failure.phase == "forward" and not _bad_sites(trace):
@@ -214,7 +215,11 @@ def _root(evidence: Evidence, headroom: float) -> tuple[str, str, tuple[str, ...
     trace = evidence.trace
     weight = next((w for w in trace.weights.values() if not w.finite and _used(w)), None)
     if weight is not None:
-        return weight.name, f"the parameter {weight.name} itself is not finite.", ("reinitialise",)
+        return (
+            weight.name,
+            f"the parameter {quoted(weight.name)} itself is not finite.",
+            ("reinitialise",),
+        )
     loss_bad = not math.isfinite(trace.loss) and _has_loss(trace)
     gradients_bad = any(
         w.gradient is not None and not math.isfinite(w.gradient) for w in trace.weights.values()
@@ -276,7 +281,7 @@ def _forward(evidence: Evidence, headroom: float) -> tuple[str, str, tuple[str, 
     mean = site.activation.mean
     kind = "nan" if math.isnan(mean) else "an infinity"
     buffer = _bad_buffer(evidence, site.module)
-    told = f"{site.name} is the first to put out {kind}"
+    told = f"{quoted(site.name)} is the first to put out {kind}"
     if buffer is not None:
         return site.name, f"{told}: its buffer {buffer} is not finite.", ("reinitialise",)
     if before is not None:
@@ -319,15 +324,15 @@ def _in_loss(trace: Trace) -> tuple[str, str, tuple[str, ...]]:
             return (
                 "loss",
                 (
-                    f"every target given to {call.op} is the ignored value {call.ignored}, so the loss "
-                    "divides zero by zero."
+                    f"every target given to {call.op} is the ignored value {call.ignored}, so the "
+                    "loss divides zero by zero."
                 ),
                 ("clean-data",),
             )
-    last = next((s for s in reversed(trace.sites.values()) if s.activation.finite), None)
+    last = next((s for s in reversed(list(trace.sites.values())) if s.activation.finite), None)
     told = f"the loss is {trace.loss}, while every site of the network is finite"
     if last is not None:
-        told += f"; the last one is {last.name}, rms {last.activation.rms:.3g}"
+        told += f"; the last one is {quoted(last.name)} (rms {last.activation.rms:.3g})"
     return (
         "loss",
         f"{told}. It begins in the loss itself: log or division by zero.",
@@ -347,19 +352,19 @@ def _backward(trace: Trace) -> tuple[str, str, tuple[str, ...]]:
         return (
             name,
             (
-                f"the gradient of {name} is not finite, while the loss is {trace.loss:.3g} and every "
-                "delta is finite."
+                f"the gradient of {quoted(name)} is not finite, while the loss "
+                f"({trace.loss:.3g}) and every delta are."
             ),
             ("guard-operation",),
         )
     site = bad[-1]
-    after = next((s.name for s in sites if s.order > site.order), "the loss")
+    after = next((quoted(s.name) for s in sites if s.order > site.order), "the loss")
     return (
         site.name,
         (
             f"the loss is finite ({trace.loss:.3g}), but the error signal that comes back to "
-            f"{site.name} is not: an operation between it and {after} has no finite slope here, "
-            "for example sqrt, a norm or a division at zero."
+            f"{quoted(site.name)} is not: an operation between it and {after} has no finite "
+            "slope here, for example sqrt, a norm or a division at zero."
         ),
         ("guard-operation",),
     )

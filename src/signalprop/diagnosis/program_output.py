@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from signalprop.capture.trace import LossCall, Site, Trace
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
+from signalprop.diagnosis.program_words import quoted
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
 
 #: losses that apply log_softmax themselves, and those that apply a sigmoid themselves
@@ -56,7 +57,7 @@ def place(call: LossCall) -> tuple[str, ...]:
 
 def output(call: LossCall) -> str:
     """The output of the network in a sentence, with its place."""
-    return f"the output of {call.site}" if call.site else "the network's output"
+    return f"the output of {quoted(call.site)}" if call.site else "the network's output"
 
 
 # ---- SP203 -----------------------------------------------------------------------------------
@@ -178,8 +179,8 @@ def unfit_output(
     How it is detected:
         A regression loss compares the output of a bounded activation with targets that lie outside
         its range by more than `margin` standard deviations of the targets. A loss on logits is
-        given the output of a ReLU of which more than a share `cut` is exactly zero, or of a tanh, so
-        that it cannot fall below `floor` nats. A softmax runs over one unit and is always 1.
+        given the output of a ReLU of which more than a share `cut` is exactly zero, or of a tanh,
+        so that it cannot fall below `floor` nats. A softmax runs over one unit and is always 1.
         `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by squared
         error on targets that are all 0 or 1, and a ReLU output that is zero everywhere.
 
@@ -219,7 +220,7 @@ def _constant(call: LossCall) -> Finding | None:
     always = level is not None and call.input.low == level == call.input.high
     if not (single or always):
         return None
-    where = f"the softmax of {call.op}" if single and not always else f"{call.site}"
+    where = f"the softmax of {call.op}" if single and not always else quoted(call.site or "")
     return finding(
         unfit_output,
         sites=place(call),
@@ -258,6 +259,7 @@ def _logits(trace: Trace, call: LossCall, floor: float, cut: float) -> Finding |
     """Activations between the last layer and a loss on logits, softmax and sigmoid apart."""
     if call.op not in SOFTMAX_INSIDE | SIGMOID_INSIDE:
         return None
+    where = quoted(call.site or "")
     if call.site_op in ("relu", "relu6"):
         site = trace.sites[call.site] if call.site else None
         zeros = site.activation.zeros if site is not None else 0.0
@@ -270,7 +272,7 @@ def _logits(trace: Trace, call: LossCall, floor: float, cut: float) -> Finding |
             unit="share of outputs cut to zero",
             threshold=cut,
             explanation=(
-                f"{call.op} takes logits of either sign, but they pass a ReLU at {call.site}: "
+                f"{call.op} takes logits of either sign, but they pass a ReLU at {where}: "
                 f"{zeros:.0%} of them are cut to exactly zero and get no error signal."
             ),
             cures=("remove-output-activation",),
@@ -291,7 +293,7 @@ def _logits(trace: Trace, call: LossCall, floor: float, cut: float) -> Finding |
         unit="nats, the lowest loss possible",
         threshold=floor,
         explanation=(
-            f"the logits pass a {call.site_op} at {call.site} and stay between -1 and 1, so "
+            f"the logits pass a {call.site_op} at {where} and stay between -1 and 1, so "
             f"{call.op} cannot fall below {lowest:.2f}."
         ),
         cures=("remove-output-activation",),
@@ -332,7 +334,7 @@ def _regression(trace: Trace, call: LossCall, margin: float) -> Finding | None:
             threshold=0.0,
             explanation=(
                 f"{output(call)} is a sigmoid, trained by squared error on targets that are 0 "
-                "or 1: where it is sure and wrong the error signal vanishes. Cross-entropy keeps it."
+                "or 1: where it is sure and wrong the error signal vanishes; use cross-entropy."
             ),
             severity="tip",
             cures=("use-bce-with-logits",),
@@ -350,8 +352,8 @@ def _silent(site: Site) -> Finding | None:
         unit="share of outputs that are zero",
         threshold=1.0,
         explanation=(
-            f"the ReLU at the output, {site.name}, is zero for every sample of the batch, so no "
-            "error signal passes it."
+            f"the ReLU at the output, {quoted(site.name)}, is zero for every sample of the "
+            "batch, so no error signal passes it."
         ),
         severity="tip",
         cures=("remove-output-activation",),

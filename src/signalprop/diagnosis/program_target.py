@@ -9,6 +9,7 @@ from signalprop.capture.trace import LossCall, Trace
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.program_output import REGRESSION, loss_calls, output, place
+from signalprop.diagnosis.program_words import shape_text
 from signalprop.diagnosis.rule import Rule, finding, rule
 
 #: losses that take class numbers, whatever the other dimensions
@@ -108,9 +109,9 @@ def _broadcast(call: LossCall) -> Finding | None:
         unit="differences",
         threshold=prod(a),
         explanation=(
-            f"{output(call)} has shape {_text(a)} and the target {_text(b)}: broadcasting makes "
-            f"{_text(made)} of them, so every prediction is compared with every target. "
-            f"Give both the shape {_text(a)}."
+            f"{output(call)} has shape {shape_text(a)} and the target {shape_text(b)}: "
+            f"broadcasting makes {shape_text(made)} of them, so every prediction is compared with every target. "
+            f"Give both the shape {shape_text(a)}."
         ),
         cures=("match-target-shape",),
     )
@@ -151,8 +152,8 @@ def _one_for_several(call: LossCall) -> Finding | None:
         unit="numbers per number",
         threshold=1,
         explanation=(
-            f"{output(call)} has shape {_text(a)} and the target {_text(b)}, and {call.op} "
-            f"broadcasts the smaller one to {_text(made)}. Where that is meant, expand it."
+            f"{output(call)} has shape {shape_text(a)} and the target {shape_text(b)}, and "
+            f"{call.op} broadcasts the smaller one to {shape_text(made)}. Where that is meant, expand it."
         ),
         severity="issue" if larger else "tip",
         cures=("match-target-shape",),
@@ -181,7 +182,7 @@ def _no_probabilities(call: LossCall, tolerance: float) -> Finding | None:
         unit="sum of the target over the classes",
         threshold=1,
         explanation=(
-            f"cross_entropy reads targets of the output's own shape {_text(target.shape)} as "
+            f"cross_entropy reads targets of the output's own shape {shape_text(target.shape)} as "
             f"probabilities, but {told}."
         ),
         cures=cures,
@@ -202,8 +203,8 @@ def _of_failure(call: LossCall, trace: Trace) -> Finding | None:
         unit="numbers in the target",
         threshold=prod(call.input.shape),
         explanation=(
-            f"{call.op} raised: {told} (output {_text(call.input.shape)} {call.input.dtype}, "
-            f"target {_text(target.shape)} {target.dtype})."
+            f"{call.op} raised: {told} (output {shape_text(call.input.shape)} {call.input.dtype}, "
+            f"target {shape_text(target.shape)} {target.dtype})."
         ),
         cures=(cure,),
     )
@@ -217,7 +218,7 @@ def _why(call: LossCall) -> tuple[str | None, str]:
         return _why_classes(a, b, target.dtype, target.whole)
     if call.op in UNIT_TARGETS | REGRESSION:
         if a != b and prod(a) == prod(b):
-            return f"the target needs the output's shape, e.g. target.reshape{_text(a)}", (
+            return f"the target needs the output's shape, e.g. target.reshape{shape_text(a)}", (
                 "match-target-shape"
             )
         if a != b:
@@ -250,14 +251,10 @@ def _why_classes(
     if b and a and b[0] != a[0]:
         return "output and target have different numbers of samples", "match-target-shape"
     if len(b) == len(fit) + 1 and prod(b) == prod(fit):
-        return f"class numbers need the shape {_text(fit)}, e.g. target.squeeze(1)", (
+        return f"class numbers need the shape {shape_text(fit)}, e.g. target.squeeze(1)", (
             "match-target-shape"
         )
     return None, ""
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, shape))})"
 
 
 # ---- SP207 -----------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ def terminal(result: Any) -> Any:
     Returns:
         A rich renderable.
     """
-    from signalprop.report.contents import contents
     from signalprop.report.console import View
+    from signalprop.report.contents import contents
 
     return View(contents(result))
 
@@ -75,3 +75,18 @@ def save(result: Any, path: Path | str, *, assets: str = "inline") -> Path:
     from signalprop.report import html
 
     return html.write(page(result, assets=assets), Path(path), assets=assets)
+
+
+def notebook(result: Any) -> str:
+    """What a notebook shows of a result: a small piece of HTML without a script.
+
+    Args:
+        result: a `Diagnosis` or a `Trace`.
+
+    Returns:
+        A `div` that reads on light and on dark.
+    """
+    from signalprop.report.contents import contents
+    from signalprop.report.fragment import fragment
+
+    return fragment(contents(result))

@@ -16,15 +16,36 @@ from rich.text import Text
 
 from signalprop.diagnosis.finding import Finding
 from signalprop.report import words
-from signalprop.report.contents import Contents, failure_sentence
+from signalprop.report.contents import Contents, failure_sentence, measured
 from signalprop.report.ladder import Ladder, Row, ladder
 from signalprop.report.learned import share_of_rows
 
 #: prose wider than this is hard to read; the ladder profits from a little more
 PROSE, WIDEST = 96, 132
+INDENT = 2
 
-_STYLES = {"issue": "bold red", "tip": "bold magenta", "healthy": "bold green", "failed": "bold red"}
+_STYLES = {
+    "issue": "bold red",
+    "tip": "bold magenta",
+    "healthy": "bold green",
+    "failed": "bold red",
+}
 _WORDS = {"issue": "ISSUE", "tip": "TIP", "healthy": "OK", "failed": "STOPPED"}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Lines that are laid out already."""
+
+    lines: list[Text]
+
+
+@dataclass(frozen=True)
+class _Prose:
+    """A sentence that wraps."""
+
+    text: Text
+    indent: int = 0
 
 
 class View:
@@ -35,63 +56,58 @@ class View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines, top to bottom."""
-        shown, width = self.shown, options.max_width
-        ascii_only = options.ascii_only
-        for block in _blocks(shown, width, ascii_only):
-            if isinstance(block, Text):
-                block = _plain_signs(block) if ascii_only else block
-                # long sentences hang under their first word
-                yield Padding(block, (0, max(0, width - PROSE), 0, 0))
-            else:
-                for line in block:
-                    line = _plain_signs(line) if ascii_only else line
-                    line.truncate(width, overflow="crop")
-                    yield line
+        width, plain = options.max_width, options.ascii_only
+        for block in _blocks(self.shown, width, plain):
+            if isinstance(block, _Prose):
+                text = _plain_signs(block.text) if plain else block.text
+                yield Padding(text, (0, max(0, width - PROSE), 0, block.indent))
+                continue
+            for line in block.lines:
+                shown = _plain_signs(line) if plain else line
+                shown.truncate(width, overflow="crop")
+                yield shown
 
 
-def _blocks(shown: Contents, width: int, ascii_only: bool) -> Iterator[Text | list[Text]]:
-    """Paragraphs, which wrap, and tables, which are laid out already."""
-    word = _WORDS.get(shown.state)
-    style = _STYLES.get(shown.state, "bold")
-    yield Text.assemble(*([(f"{word}  ", style)] if word else []), (words.clean(shown.verdict), "bold"))
+def _blocks(shown: Contents, width: int, plain: bool) -> Iterator[_Prose | _Table]:
+    word, style = _WORDS.get(shown.state), _STYLES.get(shown.state, "bold")
+    verdict = Text(words.clean(shown.verdict), style="bold")
+    yield _Prose(Text.assemble((f"{word}  ", style), verdict) if word else verdict)
     failure = failure_sentence(shown.trace)
     if failure:
-        yield Text(failure[0].upper() + failure[1:])
+        yield _Prose(Text(failure))
     for finding in shown.findings:
-        yield Text("")
+        yield _Prose(Text(""))
         yield from _finding(finding)
-    yield Text("")
+    yield _Prose(Text(""))
     if shown.split:
-        yield Text.assemble(("Error signal: ", "bold"), shown.split, ".")
-        yield Text("")
+        yield _Prose(Text.assemble(("Error signal: ", "bold"), shown.split, "."))
+        yield _Prose(Text(""))
     steps = ladder(shown.trace)
     if steps.rows:
-        yield from _ladder(steps, shown, min(width, WIDEST), ascii_only)
-        yield Text("")
+        yield from _ladder(steps, shown, min(width, WIDEST), plain)
+        yield _Prose(Text(""))
     if shown.rules:
-        yield Text(shown.rules)
+        yield _Prose(Text(shown.rules))
     for note in shown.trace.notes:
-        yield Text(f"Note: {words.clean(note)}", style="dim")
+        yield _Prose(Text(f"Note: {words.clean(note)}", style="dim"))
 
 
-def _finding(finding: Finding) -> Iterator[Text]:
-    yield Text.assemble(
-        (f"{_WORDS[finding.severity]} ", _STYLES[finding.severity]),
-        (f"{finding.code} ", "bold"),
-        (words.clean(finding.title), "bold"),
+def _finding(finding: Finding) -> Iterator[_Prose]:
+    yield _Prose(
+        Text.assemble(
+            (f"{_WORDS[finding.severity]} ", _STYLES[finding.severity]),
+            (f"{finding.code} {words.clean(finding.title)}", "bold"),
+        )
     )
     lines = [words.clean(finding.explanation)] if finding.explanation else []
-    measured = words.quantity(finding.value, finding.unit)
-    if not math.isnan(finding.threshold):
-        measured += f" (threshold {words.quantity(finding.threshold, finding.unit)})"
     if finding.sites:
         sites = words.listed([words.shorten(words.clean(s), 32) for s in finding.sites])
         lines.append(f"where: {sites}")
-    lines.append(f"measured: {measured}")
+    lines.append(f"measured: {measured(finding)}")
     if finding.cures:
         lines.append("cures: " + ", ".join(words.clean(cure) for cure in finding.cures))
     for line in lines:
-        yield Text(line)
+        yield _Prose(Text(line), INDENT)
 
 
 # ---- the ladder ------------------------------------------------------------------------------
@@ -153,7 +169,7 @@ class _Columns:
         return cls(name, bar, 0 if narrow else number, number, decay, kind, share)
 
 
-def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator[Text | list[Text]]:
+def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator[_Prose | _Table]:
     rows = steps.rows
     learns = share_of_rows(shown.learning, shown.trace, rows)
     wanted = max(cell_len(f"{row.label} {row.op}") for row in rows)
@@ -182,11 +198,10 @@ def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator
         total = _pad("sum", before) + words.nats(shown.trace.decay).rjust(columns.decay)
         lines.append(Text(total, style="bold"))
     if not steps.spine:
-        yield Text(f"All sites in execution order; {steps.why}:")
-    yield lines
-    yield Text(
-        f"Bars: rms on a log scale; activation {acts.scale}, delta {deltas.scale}.", style="dim"
-    )
+        yield _Prose(Text(f"All sites in execution order; {steps.why}:"))
+    yield _Table(lines)
+    scales = f"activation {acts.scale}, delta {deltas.scale}"
+    yield _Prose(Text(f"Bars: rms on a log scale; {scales}.", style="dim"))
 
 
 def _head(columns: _Columns, spine: bool) -> Text:
@@ -238,12 +253,7 @@ def _pad(text: str, width: int) -> str:
 
 
 def _plain_signs(text: Text) -> Text:
-    plain = Text(style=text.style)
-    for char, styled in zip(text.plain, _styles(text), strict=True):
-        plain.append({"…": "...", "−": "-", "×": "x"}.get(char, char), style=styled)
+    """For terminals that know ASCII only; one sign becomes one, so that columns stay."""
+    plain = text.copy()
+    plain.plain = text.plain.translate({ord("…"): "~", ord("×"): "x", ord("→"): ">"})
     return plain
-
-
-def _styles(text: Text) -> Iterator[str]:
-    for i in range(len(text.plain)):
-        yield next((str(s.style) for s in reversed(text.spans) if s.start <= i < s.end), "")

@@ -135,6 +135,14 @@ def contents(result: Any) -> Contents:
     )
 
 
+def measured(finding: Finding) -> str:
+    """A finding's number beside the threshold it was compared with."""
+    text = words.quantity(finding.value, finding.unit)
+    if math.isnan(finding.threshold):
+        return text
+    return f"{text} (threshold {words.quantity(finding.threshold, finding.unit)})"
+
+
 def failure_sentence(trace: Trace) -> str:
     """Where and why the pass stopped; empty where it did not."""
     failure = trace.failure
@@ -142,7 +150,7 @@ def failure_sentence(trace: Trace) -> str:
         return ""
     where = f" in {words.clean(failure.site)}" if failure.site else ""
     return (
-        f"the {failure.phase} pass stopped{where}: {failure.error}: "
+        f"The {failure.phase} pass stopped{where}: {failure.error}: "
         f"{words.clean(failure.message)}. What was seen until then follows."
     )
 

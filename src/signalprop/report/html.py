@@ -45,7 +45,8 @@ def page(title: str, blocks: Sequence[go.Figure | str], *, assets: str = "inline
     """
     if assets not in ASSETS:
         raise SignalpropError(f"assets must be one of {', '.join(ASSETS)}, not {assets!r}")
-    body, count = [], 0
+    body: list[str] = []
+    count = 0
     for block in blocks:
         if isinstance(block, str):
             body.append(block)
@@ -85,7 +86,7 @@ def page(title: str, blocks: Sequence[go.Figure | str], *, assets: str = "inline
 
 
 def write(text: str, path: Path, *, assets: str = "inline") -> Path:
-    """Write a page, and Plotly's script beside it where it is asked for, each at once or not at all.
+    """Write a page, and Plotly's script beside it where asked for, each as a whole or not at all.
 
     Args:
         text: what `page` returned for the same `assets`.
@@ -126,10 +127,11 @@ def embedded(value: Any) -> str:
 
 
 def _figure(figure: go.Figure, identity: str) -> str:
-    meta = figure.layout.meta or {}
+    layout: Any = figure.layout
+    meta = layout.meta or {}
     about = escape(str(meta.get("about", "A figure.")))
     caption = meta.get("caption")
-    height = int(figure.layout.height or 420)
+    height = int(layout.height or 420)
     return (
         f'<figure><div class="plot" role="img" aria-label="{about}" '
         f'data-figure="{identity}" style="height:{height}px"></div>'

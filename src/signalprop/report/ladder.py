@@ -5,10 +5,12 @@ Plain data in, plain data out; the terminal, the notebook and the page draw it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from signalprop.capture.kinds import Kind
 from signalprop.capture.trace import Block, Site, Trace
 from signalprop.report import words
 
@@ -55,7 +57,7 @@ class Row:
     deltas: tuple[float, float] | None
     decay: float | None
     each: tuple[float, float, float] | None
-    parts: Mapping[str, float]
+    parts: Mapping[Kind, float]
     residual: bool
     gone: bool
 
@@ -93,7 +95,7 @@ class _Step:
     activation: float
     delta: float | None
     decay: float | None
-    parts: Mapping[str, float]
+    parts: Mapping[Kind, float]
     residual: bool
     gone: bool
 
@@ -218,7 +220,7 @@ def _even(units: list[Sequence[_Step]]) -> list[list[Sequence[_Step]]]:
     )
     count = max(1, min(SEGMENTS, math.ceil(decades), len(units) // 2))
     cuts = [round(i * len(units) / count) for i in range(count + 1)]
-    return [units[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [units[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def _decades(values: Iterable[float | None]) -> float:
@@ -288,8 +290,8 @@ def _decay_of(unit: Sequence[_Step]) -> float | None:
     return sum(decays) if decays else None
 
 
-def _sum_of_parts(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
+def _sum_of_parts(parts: Iterable[Mapping[Kind, float]]) -> dict[Kind, float]:
+    total: dict[Kind, float] = {}
     for part in parts:
         for kind, value in part.items():
             total[kind] = total.get(kind, 0.0) + value

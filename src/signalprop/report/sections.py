@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from signalprop.capture.kinds import KIND_LABELS
 from signalprop.diagnosis.finding import Finding
 from signalprop.report import figures, words
-from signalprop.report.contents import Contents, failure_sentence
+from signalprop.report.contents import Contents, failure_sentence, measured
+from signalprop.report.depth import depth
 from signalprop.report.learned import places
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ def blocks(shown: Contents) -> list[go.Figure | str]:
         result += [_finding(finding, shown) for finding in shown.findings]
     if shown.split:
         said = shown.split[0].upper() + shown.split[1:]
-        result += [f"<h2>Why the signal changes</h2><p>{_e(said)}.</p>", figures.by_kind(trace.split)]
+        result.append(f"<h2>Why the signal changes</h2><p>{_e(said)}.</p>")
+        if any(math.isfinite(value) for value in trace.split.values()):
+            result.append(figures.by_kind(trace.split))
     if trace.sites:
-        result += ["<h2>Along the depth</h2>", _how(shown), figures.depth(trace)]
+        result += ["<h2>Along the depth</h2>", _how(shown), depth(trace)]
     if shown.learning is not None:
         learning = shown.learning
         result += [
@@ -70,7 +73,7 @@ def verdict(shown: Contents) -> str:
     word = _WORDS.get(shown.state, shown.state)
     facts = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}</dd></div>" for k, v in shown.facts)
     failure = failure_sentence(shown.trace)
-    stopped = f"<p>{_e(failure[0].upper() + failure[1:])}</p>" if failure else ""
+    stopped = f"<p>{_e(failure)}</p>" if failure else ""
     rules = f'<p class="soft">{_e(shown.rules)}</p>' if shown.rules else ""
     notes = "".join(f"<li>{_e(words.clean(note))}</li>" for note in shown.trace.notes)
     return (
@@ -95,10 +98,7 @@ def _finding(finding: Finding, shown: Contents) -> str:
         }
         spots["learning"] = [i for i, layer in enumerate(layers) if layer in modules]
     rows = [f"s{trace.sites[site].order}" for site in seen]
-    measured = words.quantity(finding.value, finding.unit)
-    if not math.isnan(finding.threshold):
-        measured += f" (threshold {words.quantity(finding.threshold, finding.unit)})"
-    pairs = [("measured", _e(measured))]
+    pairs = [("measured", _e(measured(finding)))]
     if finding.sites:
         links = [_link(name, shown) for name in finding.sites]
         pairs.insert(0, ("where", _folded(links)))
@@ -133,10 +133,8 @@ def _link(name: str, shown: Contents) -> str:
 def _folded(links: Sequence[str], first: int = 6) -> str:
     if len(links) <= first + 2:
         return ", ".join(links)
-    return (
-        ", ".join(links[:first])
-        + f"<details><summary>{len(links) - first} more</summary>{', '.join(links[first:])}</details>"
-    )
+    more = f"<summary>{len(links) - first} more</summary>{', '.join(links[first:])}"
+    return f"{', '.join(links[:first])}<details>{more}</details>"
 
 
 def _how(shown: Contents) -> str:
@@ -160,7 +158,7 @@ def _learning_sentence(shown: Contents) -> str:
     text = f"{words.clean(learning.optimizer)} at learning rate {words.number(learning.rate)}: one "
     text += f"update should lower the loss by {words.number(learning.decrease)} to first order."
     if len(learning.after) > 1:
-        course = " → ".join(words.number(value) for value in learning.after)
+        course = " → ".join(f"{value:.4g}" for value in learning.after)
         text += f" Measured on copies: {course}."
     return text
 
@@ -259,14 +257,16 @@ def _table(
     rows: Sequence[tuple[str, str, Iterable[str]]],
 ) -> str:
     head = "".join(
-        f'<th scope="col"{f" class={kind}" if kind else ""}><button type="button">{name}</button></th>'
+        f'<th scope="col" class="{kind}"><button type="button">{name}</button></th>'
         for name, kind in heads
     )
     lines = []
     for i, (anchor, mark, cells) in enumerate(rows):
         far = "far" if i >= SHOWN else ""
         classes = " ".join(c for c in (mark, far) if c)
-        lines.append(f'<tr id="{anchor}"{f" class={classes!r}" if classes else ""}>{"".join(cells)}</tr>')
+        lines.append(
+            f'<tr id="{anchor}"{f" class={classes!r}" if classes else ""}>{"".join(cells)}</tr>'
+        )
     more = (
         f'<button type="button" class="more" data-table="{identity}">Show all {len(rows)}</button>'
         if len(rows) > SHOWN

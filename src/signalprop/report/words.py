@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 #: kinds of operation in the narrow column of the ladder
 SHORT_KINDS: dict[str, str] = {
@@ -61,11 +62,13 @@ def share(value: float | None) -> str:
 
 def quantity(value: float, unit: str) -> str:
     """A finding's number with its unit: `-38.2 nats`, `97% of units`."""
-    if unit.startswith("share"):
+    if unit.startswith("share") and math.isfinite(value):
         rest = unit.removeprefix("share").strip()
         return f"{share(value)} {rest}".strip()
+    if math.isnan(value):
+        return "not a number"
     if unit.startswith("nats"):
-        return "exactly zero" if value == -math.inf else f"{nats(value)} {unit}"
+        return "to exactly zero" if value == -math.inf else f"{nats(value)} {unit}"
     return f"{number(value)} {unit}".strip()
 
 
@@ -99,7 +102,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def split_sentence(
-    decay: float, split: Mapping[str, float], first: str, last: str, labels: Mapping[str, str]
+    decay: float, split: Mapping[Any, float], first: str, last: str, labels: Mapping[str, str]
 ) -> str:
     """The decay of the whole spine and its split by kind, largest part first.
 

@@ -153,12 +153,12 @@ def measure(setup: Setup) -> Measured:
         numbers += [
             Measurement(f"{v.name}: layers with weights", len(found), "", 8),
             Measurement(f"{v.name}: convolutions", sum(x.convolution for x in found), "", 5),
-            Measurement(f"{v.name}: parameters", total, "", 16e6),
+            Measurement(f"{v.name}: parameters", total, "", 16e6, tabled=True),
             Measurement(f"{v.name}: share of parameters fully connected", 100 * dense / total,
-                        "%", 94.0),
+                        "%", 94.0, tabled=True),
             Measurement(f"{v.name}: share of computation in convolutions", 100 * work / macs,
-                        "%", 95.0, "multiply-accumulates, forward pass, one image"),
-            Measurement(f"{v.name}: multiply-accumulates", macs, "", None, "by formula"),
+                        "%", 95.0, "multiply-accumulates, forward pass, one image", tabled=True),
+            Measurement(f"{v.name}: multiply-accumulates", macs, "", None, "by formula", True),
             Measurement(f"{v.name}: multiply-accumulates, torch", checked, "", macs,
                         "FlopCounterMode / 2"),
         ]  # fmt: skip

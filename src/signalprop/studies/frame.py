@@ -28,6 +28,7 @@ class Measurement:
         unit: its unit; `""` for a plain number.
         expected: what the statement or theory says it is (or its limit); None where nothing does.
         note: how it was measured, or how to read it.
+        tabled: whether a table of the study shows it too, so that views need not list it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Measurement:
     unit: str = ""
     expected: float | None = None
     note: str = ""
+    tabled: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import io
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from signalprop.studies.frame import Claim, Measurement, Series, StudyResult, Table, Verdict
+from signalprop.studies.frame import Measurement, Series, StudyResult, Table, Verdict
 
 #: prose wider than this is hard to read
 PROSE = 96
@@ -24,8 +24,9 @@ _STYLES: dict[Verdict, str] = {
     "holds in part": "bold yellow",
     "does not hold as printed": "bold red",
 }
+#: as the report's style sheet calls them
 _CLASSES: dict[Verdict, str] = {
-    "holds": "ok",
+    "holds": "healthy",
     "holds in part": "tip",
     "does not hold as printed": "issue",
 }
@@ -65,53 +66,63 @@ def terminal(r: StudyResult) -> Group:
 
 
 def _terminal(r: StudyResult) -> Iterator[Any]:
-    yield Text.assemble((r.title, "bold"), f"  ({r.study})")
+    yield _prose(Text.assemble((r.title, "bold"), f" ({r.study})"))
     yield _prose(Text.assemble("Statement: ", (r.statement, "italic")))
     yield _prose(Text(r.source, style="dim"))
     yield Text("")
     yield Text(r.verdict.upper(), style=_STYLES[r.verdict])
     for claim in r.claims:
-        yield from _claim(claim)
+        yield _prose(Text.assemble((claim.verdict, _STYLES[claim.verdict]), ": ", claim.text))
+        yield _prose(Text(claim.because), indent=2)
+        if claim.correct:
+            yield _prose(Text.assemble(("Correct: ", "bold"), claim.correct), indent=2)
     for table in r.tables:
         yield Text("")
         yield Text(table.title, style="bold")
-        yield _grid(table.columns, [tuple(map(number, row)) for row in table.rows])
-    yield Text("")
-    yield Text("Measured", style="bold")
-    rows = [
-        (m.name, measured(m), "" if m.expected is None else number(m.expected), m.note)
-        for m in r.measurements
-    ]
-    yield _grid(("", "value", "expected", ""), rows)
+        yield _grid(table.columns, [[number(v) for v in row] for row in table.rows])
+    listed = _listed(r)
+    if listed.rows:
+        yield Text("")
+        yield Text(listed.title, style="bold")
+        yield _grid(listed.columns, [[number(v) for v in row] for row in listed.rows])
     yield Text("")
     yield _prose(Text(facts(r), style="dim"))
 
 
-def _claim(claim: Claim) -> Iterator[Any]:
-    yield _prose(Text.assemble((claim.verdict, _STYLES[claim.verdict]), ": ", claim.text))
-    yield Padding(Text(claim.because), (0, 0, 0, 2))
-    if claim.correct:
-        yield Padding(Text.assemble(("Correct: ", "bold"), claim.correct), (0, 0, 0, 2))
+def _listed(r: StudyResult) -> Table:
+    """The measurements that no other table shows."""
+    rows = tuple(
+        (m.name, measured(m), "" if m.expected is None else number(m.expected), m.note)
+        for m in r.measurements
+        if not m.tabled
+    )
+    return Table("Measured", ("", "value", "expected", "note"), rows)
 
 
-def _prose(text: Text) -> Text:
-    text.overflow = "fold"
-    return text
+def _prose(line: Text, *, indent: int = 0) -> Padding:
+    return Padding(line, (0, 0, 0, indent), expand=False)
 
 
-def _grid(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> RichTable:
+def _numeric(column: Sequence[str]) -> bool:
+    """Whether a column of cells is numbers, which stand right."""
+    filled = [cell for cell in column if cell]
+    starts = all(cell[0].isdigit() or (cell[0] == "-" and len(cell) > 1) for cell in filled)
+    return bool(filled) and starts
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
     grid = RichTable(box=None, padding=(0, 2, 0, 0), header_style="underline", pad_edge=False)
     for i, name in enumerate(columns):
-        numeric = any(row[i][:1].isdigit() or row[i][:1] == "-" for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        justify = "right" if _numeric([row[i] for row in rows]) else "left"
+        grid.add_column(name, justify=justify, overflow="fold")
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(cell) for cell in row))
     return grid
 
 
 def text(r: StudyResult, *, width: int | None = None) -> str:
     """The terminal view as plain text, without colour."""
-    columns = width or min(shutil.get_terminal_size((80, 24)).columns, 132)
+    columns = width or shutil.get_terminal_size((80, 24)).columns
     out = io.StringIO()
     console = Console(file=out, width=columns, color_system=None, force_terminal=False)
     console.print(terminal(r))
@@ -122,50 +133,82 @@ def text(r: StudyResult, *, width: int | None = None) -> str:
 
 
 def notebook(r: StudyResult) -> str:
-    """What a notebook shows: the blocks of the page that need no script."""
-    return "\n".join(_head(r)) + "\n".join(_tables(r))
+    """What a notebook shows: verdict and tables; the figures are in the saved page."""
+    return "\n".join(_head(r)) + "\n" + "\n".join(_tables(r))
 
 
 def save(r: StudyResult, path: Path, *, assets: str = "inline") -> Path:
-    """Write the page."""
-    from signalprop.report.html import page
+    """Write the page: verdict, its parts, figures, tables."""
+    from signalprop.report.html import page, write
 
-    blocks: list[Any] = [*_head(r), *figures(r), *_tables(r)]
-    path.write_text(page(r.title, blocks, assets=assets), encoding="utf-8")
-    return path
+    blocks = [*_head(r), *figures(r), *_tables(r)]
+    return write(page(r.title, blocks, assets=assets), path, assets=assets)
 
 
 def _head(r: StudyResult) -> Iterator[str]:
-    e = html.escape
-    yield f"<p><em>{e(r.statement)}</em></p><p class='dim'>{e(r.source)}</p>"
-    yield f"<p class='{_CLASSES[r.verdict]}'><strong>{e(r.verdict)}</strong></p>"
-    items = "".join(
-        f"<li><strong class='{_CLASSES[c.verdict]}'>{e(c.verdict)}</strong>: {e(c.text)}<br>"
-        f"{e(c.because)}"
-        + (f"<br><strong>Correct:</strong> {e(c.correct)}" if c.correct else "")
-        + "</li>"
-        for c in r.claims
+    state = _CLASSES[r.verdict]
+    yield (
+        f'<section class="verdict {state}" aria-label="Verdict">'
+        f'<span class="word {state}">{escape(r.verdict)}</span><p>{escape(r.statement)}</p>'
+        f'</section><p class="soft">{escape(r.source)}</p>'
     )
-    yield f"<ul>{items}</ul>"
+    for claim in r.claims:
+        state = _CLASSES[claim.verdict]
+        correct = f"<dt>correct</dt><dd>{escape(claim.correct)}</dd>" if claim.correct else ""
+        yield (
+            f'<article class="card finding {state}"><header><span class="word {state}">'
+            f"{escape(claim.verdict)}</span><h3>{escape(claim.text)}</h3></header>"
+            f"<p>{escape(claim.because)}</p>"
+            + (f"<dl>{correct}</dl>" if correct else "")
+            + "</article>"
+        )
 
 
 def _tables(r: StudyResult) -> Iterator[str]:
-    rows = tuple(
-        (m.name, measured(m), "" if m.expected is None else number(m.expected), m.note)
-        for m in r.measurements
+    for table in (*r.tables, _listed(r)):
+        if table.rows:
+            yield _table(table)
+    settings = "; ".join(f"{k}: {_words(v)}" for k, v in r.settings.items())
+    yield f'<p class="soft">{escape(facts(r))}. {escape(settings)}.</p>'
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _table(table: Table) -> str:
+    right = [_numeric([number(row[i]) for row in table.rows]) for i in range(len(table.columns))]
+    head = "".join(
+        f'<th scope="col"{_right(n)}><button type="button">{escape(c) or "measured"}</button></th>'
+        for c, n in zip(table.columns, right, strict=True)
     )
-    for table in (*r.tables, Table("Measured", ("", "value", "expected", "note"), rows)):
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in table.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(number(v))}</td>" for v in row) + "</tr>"
-            for row in table.rows
-        )
-        yield (
-            f"<h2>{html.escape(table.title)}</h2><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table>"
-        )
-    settings = ", ".join(f"{k}: {v}" for k, v in r.settings.items())
-    yield f"<p class='dim'>{html.escape(facts(r))}. {html.escape(settings)}</p>"
+    body = "".join(
+        "<tr>" + "".join(_cell(v, n) for v, n in zip(row, right, strict=True)) + "</tr>"
+        for row in table.rows
+    )
+    title = escape(table.title)
+    return (
+        f'<section><h2>{title}</h2><div class="table" tabindex="0" role="region" '
+        f'aria-label="{title}"><table data-shown="{len(table.rows)}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _right(numeric: bool) -> str:
+    """The style sheet's class for numbers."""
+    return ' class="n"' if numeric else ""
+
+
+def _cell(value: float | int | str, numeric: bool) -> str:
+    # what the page sorts by
+    key = f' data-v="{value!r}"' if numeric and not isinstance(value, str) else ""
+    kind = _right(numeric) or ' class="wrap"'
+    return f"<td{kind}{key}>{escape(number(value))}</td>"
+
+
+#: told apart with any common colour blindness, on light and on dark
+COLOURS = ("#2f7fd1", "#d9541e", "#0e9f76", "#c05fa5", "#b98000", "#3c9ec0")
+_MARKERS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
 def figures(r: StudyResult) -> list[Any]:
@@ -180,12 +223,38 @@ def _figure(title: str, curves: list[Series]) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for curve in curves:
-        # a logarithmic axis has no place for zero: the curve ends there
-        y = [v if v > 0 or not curve.log_y else None for v in curve.y]
-        figure.add_scatter(x=list(curve.x), y=y, name=curve.name, mode="lines+markers")
     first = curves[0]
-    figure.update_layout(title=title, xaxis_title=first.x_label, yaxis_title=first.y_label)
+    missing = False
+    for i, curve in enumerate(curves):
+        # a logarithmic axis has no place for zero and below
+        y = [v if math.isfinite(v) and (v > 0 or not curve.log_y) else None for v in curve.y]
+        missing |= None in y
+        colour, marker = COLOURS[i % len(COLOURS)], _MARKERS[i % len(_MARKERS)]
+        figure.add_trace(
+            go.Scatter(
+                x=list(curve.x),
+                y=y,
+                name=curve.name,
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+                marker={"symbol": marker, "size": 8},
+                hovertemplate=f"{curve.name}: %{{y:.4g}} at %{{x}}<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        title={"text": title, "font": {"size": 15}},
+        xaxis_title=first.x_label,
+        yaxis_title=first.y_label,
+        height=420,
+        showlegend=len(curves) > 1,
+        legend={"orientation": "h", "y": -0.22},
+        margin={"l": 70, "r": 20, "t": 50, "b": 60},
+        meta={
+            "about": f"{title}: {first.y_label} over {first.x_label}, "
+            f"{', '.join(curve.name for curve in curves)}."
+        }
+        | ({"caption": "Values of zero or below have no place on a log axis."} if missing else {}),
+    )
     if first.log_y:
-        figure.update_yaxes(type="log", exponentformat="power")
+        figure.update_yaxes(type="log", exponentformat="power", nticks=6)
     return figure

@@ -17,7 +17,7 @@
 
   function themed(layout) {
     const change = {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: colour("--card"),
       "font.color": colour("--ink"), "font.family": getComputedStyle(document.body).fontFamily,
       "hoverlabel.bgcolor": colour("--card"), "hoverlabel.bordercolor": colour("--soft"),
       "hoverlabel.font.color": colour("--ink"),
@@ -57,6 +57,16 @@
     return change;
   }
 
+  // where titles and legends do not fit side by side, legends go above and below the panels
+  function narrow(plot) {
+    if (plot.clientWidth > 700 || !plot.layout.legend2) return {};
+    return {
+      "legend.x": 0, "legend.xanchor": "left", "legend.y": 1.05,
+      "legend2.x": 0, "legend2.xanchor": "left", "legend2.y": -0.12, "legend2.yanchor": "top",
+      "margin.t": 90,
+    };
+  }
+
   function theme(name) {
     root.dataset.theme = name;
     const button = document.getElementById("theme");
@@ -70,7 +80,7 @@
   async function draw(plot) {
     const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
     await Plotly.newPlot(plot, figure.data, figure.layout, config);
-    await Plotly.relayout(plot, { ...themed(plot.layout), ...(ticks(plot) || {}) });
+    await Plotly.relayout(plot, { ...themed(plot.layout), ...(ticks(plot) || {}), ...narrow(plot) });
     plot.on("plotly_relayout", (change) => {
       if (Object.keys(change).some((key) => /^xaxis\d*\.(range|autorange)/.test(key))) {
         const next = ticks(plot);
