@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-
-import signalprop as sp
 from benchmarks.networks import NETWORKS, Built, mlp
 from benchmarks.timing import keep, ratio
+
+import signalprop as sp
 
 FIGURES: dict[str, Any] = {}
 

@@ -19,10 +19,10 @@ DEPTH, WIDTH, SAMPLES = 30, 64, 256
 
 def digits() -> tuple[Tensor, Tensor]:
     """The first 8 x 8 digits of scikit-learn's set, each pixel with mean 0 and variance 1."""
-    data = load_digits()
-    x = torch.tensor(data.data, dtype=torch.float32)
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels, dtype=torch.float32)
     x = (x - x.mean(0)) / x.std(0).clamp_min(1e-3)
-    return x[:SAMPLES], torch.tensor(data.target[:SAMPLES])
+    return x[:SAMPLES], torch.tensor(labels)[:SAMPLES]
 
 
 def network(activation: type[nn.Module], gain: float | None = None) -> nn.Sequential:

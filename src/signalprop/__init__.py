@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from signalprop.capture.observe import trace as trace
     from signalprop.capture.trace import Block as Block
     from signalprop.capture.trace import Site as Site
+    from signalprop.capture.trace import Trace as Trace
     from signalprop.diagnosis.engine import DEFAULT_RULES as DEFAULT_RULES
     from signalprop.diagnosis.engine import diagnose as diagnose
     from signalprop.diagnosis.evidence import Evidence as Evidence
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from signalprop.diagnosis.rule import finding as finding
     from signalprop.diagnosis.rule import rule as rule
     from signalprop.errors import SignalpropError as SignalpropError
-    from signalprop.capture.observe import trace as trace
-    from signalprop.capture.trace import Trace as Trace
 
 __version__ = "0.1.0"
 

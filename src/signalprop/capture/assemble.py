@@ -37,17 +37,17 @@ class _Transfer:
         return slice(start, len(self._scalars))
 
     def fetch(self) -> None:
-        by_device: dict[torch.device, list[int]] = {}
+        by_device: dict[torch.device, list[tuple[int, Tensor]]] = {}
         self._values = [math.nan] * len(self._scalars)
         for i, scalar in enumerate(self._scalars):
             if isinstance(scalar, Tensor):
-                by_device.setdefault(scalar.device, []).append(i)
+                by_device.setdefault(scalar.device, []).append((i, scalar))
             else:
                 self._values[i] = scalar
         for device, places in by_device.items():
             wide = statistics.accumulator(device)
-            stacked = torch.stack([self._scalars[i].detach().to(wide) for i in places])
-            for i, value in zip(places, stacked.tolist(), strict=True):
+            stacked = torch.stack([scalar.detach().to(wide) for _, scalar in places])
+            for (i, _), value in zip(places, stacked.tolist(), strict=True):
                 self._values[i] = value
 
     def __getitem__(self, where: slice) -> list[float]:
@@ -75,7 +75,8 @@ def assemble(
     parameters = found.parameters
     weights = {name: transfer.add(_weight_scalars(p)) for name, p in parameters.items()}
     gradients = {
-        name: transfer.add([statistics.norm(gradient)]) for name, gradient in found.gradients.items()
+        name: transfer.add([statistics.norm(gradient)])
+        for name, gradient in found.gradients.items()
     }
     total = transfer.add([loss.detach()] if loss is not None and not loss.is_complex() else [])
     transfer.fetch()

@@ -53,6 +53,9 @@ def read(
         batch_dim: dimension of the samples.
         gradients: whether floating inputs are to require a gradient.
 
+    Returns:
+        Copies of everything, on the model's device.
+
     Raises:
         BatchError: the batch is of an unknown form, or empty.
     """
@@ -62,9 +65,7 @@ def read(
     if device is not None:
         args, kwargs, target = (_to(part, device) for part in (args, kwargs, target))
     fresh = _Fresh(gradients)
-    fresh_args = tuple(
-        fresh(a, "input" if i == 0 else f"input{i + 1}") for i, a in enumerate(args)
-    )
+    fresh_args = tuple(fresh(a, "input" if i == 0 else f"input{i + 1}") for i, a in enumerate(args))
     fresh_kwargs = {k: fresh(v, f"input:{k}") for k, v in kwargs.items()}
     size = _size((fresh_args, fresh_kwargs), batch_dim)
     return Batch(
@@ -98,9 +99,7 @@ def takes_target(loss: Loss) -> bool:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return True
-    positional = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(positional) >= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
@@ -225,6 +224,9 @@ def _size(inputs: Any, batch_dim: int) -> int:
 def loss_of(output: Any, batch: Batch, loss: Loss) -> Tensor:
     """The scalar loss of a model's output.
 
+    Returns:
+        The loss, of shape ().
+
     Raises:
         LossError: there is none, or it is not a scalar that gradients can be taken of.
     """
@@ -242,7 +244,9 @@ def loss_of(output: Any, batch: Batch, loss: Loss) -> Tensor:
     else:
         value = loss(output)
     if not isinstance(value, Tensor):
-        raise LossError(f"the loss returned {describe(value)}; it must return a tensor of one number")
+        raise LossError(
+            f"the loss returned {describe(value)}; it must return a tensor of one number"
+        )
     if value.numel() != 1:
         raise LossError(
             f"the loss has shape {tuple(value.shape)}; reduce it to one number, for example with "
@@ -253,9 +257,8 @@ def loss_of(output: Any, batch: Batch, loss: Loss) -> Tensor:
 
 def _logits(output: Any) -> Any:
     """A `transformers` output stands for its logits when a loss function is given."""
-    if isinstance(output, Mapping) and isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits
-    return output
+    logits = getattr(output, "logits", None) if isinstance(output, Mapping) else None
+    return logits if isinstance(logits, Tensor) else output
 
 
 def _own_loss(output: Any) -> Tensor | None:

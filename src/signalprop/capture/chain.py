@@ -68,7 +68,7 @@ def chain_of(recorder: Recorder, found: Backward, names: list[str]) -> Chain:
                     _block(spine[-1], site_at[span.upper][0], steps, inner, span, site_at, levels)
                 )
             spine.append(site_at[span.upper][0])
-            steps, inner = [], []
+            steps, inner = list[Step](), list[Node]()
     cut = levels.cut
     cut_name = None
     if cut is not None:
@@ -165,6 +165,9 @@ def _kinds(spans: list[Span], site_at: dict[Node, tuple[str, Seen]]) -> dict[Nod
 
     A site that stands for several autograd nodes (a norm written out, a fused module) gives its
     kind to all of them, down to the node that its input came from.
+
+    Returns:
+        The kind of the upper node of every span.
     """
     result: dict[Node, Kind] = {}
     region: Kind | None = None

@@ -64,14 +64,19 @@ _LOSSES = (
     "ctc_loss cosine_embedding_loss margin_ranking_loss triplet_margin_loss linear_cross_entropy"
 )
 
+
+def _all(names: str, kind: Kind) -> dict[str, Kind]:
+    return dict.fromkeys(names.split(), kind)
+
+
 _OP_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(_WEIGHTS.split(), "weights"),
-    **dict.fromkeys(_ACTIVATIONS.split(), "slope"),
-    **dict.fromkeys(_NORMS.split(), "normalisation"),
-    **dict.fromkeys(_POOLS.split(), "pooling"),
-    **dict.fromkeys(_ATTENTION.split(), "attention"),
-    **dict.fromkeys(_RECURRENT.split(), "other"),
-    **dict.fromkeys(_OTHER.split(), "other"),
+    **_all(_WEIGHTS, "weights"),
+    **_all(_ACTIVATIONS, "slope"),
+    **_all(_NORMS, "normalisation"),
+    **_all(_POOLS, "pooling"),
+    **_all(_ATTENTION, "attention"),
+    **_all(_RECURRENT, "other"),
+    **_all(_OTHER, "other"),
 }
 
 LOSS_OPS = frozenset(_LOSSES.split())
@@ -94,25 +99,10 @@ _PYTHON_NAMES = {
 }
 
 
-def _canonical(name: str) -> str:
-    """The plain name of a torch function: `__iadd__`, `add_`, `__radd__` are all `add`."""
-    if name in _PYTHON_NAMES:
-        return _PYTHON_NAMES[name]
-    if name.startswith("__") and name.endswith("__"):
-        core = name[2:-2]
-        for prefix in ("", "r", "i"):
-            if core.startswith(prefix) and core[len(prefix) :] in ARITHMETIC:
-                return core[len(prefix) :]
-        return name
-    return name.rstrip("_")
-
-
 def _op_names() -> dict[str, str]:
     plain = {name: name for name in (*_OP_KINDS, *LOSS_OPS)}
     in_place = {f"{name}_": name for name in plain}
-    dunder = {
-        f"__{prefix}{name}__": name for name in ARITHMETIC for prefix in ("", "r", "i")
-    }
+    dunder = {f"__{prefix}{name}__": name for name in ARITHMETIC for prefix in ("", "r", "i")}
     return plain | in_place | dunder | _PYTHON_NAMES
 
 
@@ -126,43 +116,33 @@ _VIEWS = (
 ).split()
 
 _NODE_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(
-        (
-            "Addmm Mm Bmm Baddbmm Addbmm Mv Addmv Linear MkldnnLinear Convolution CudnnConvolution "
-            "MkldnnConvolution ConvolutionOverrideable Embedding EmbeddingBag Dot Bilinear "
-            "Trilinear SparseAddmm Fft_c2c"
-        ).split(),
+    **_all(
+        "Addmm Mm Bmm Baddbmm Addbmm Mv Addmv Linear MkldnnLinear Convolution CudnnConvolution "
+        "MkldnnConvolution ConvolutionOverrideable Embedding EmbeddingBag Dot Bilinear "
+        "Trilinear SparseAddmm Fft_c2c",
         "weights",
     ),
-    **dict.fromkeys(
-        (
-            "Relu Sigmoid Tanh Gelu Silu Elu LeakyRelu PreluKernel RreluWithNoise Hardtanh "
-            "Hardsigmoid Hardswish Hardshrink Softshrink Softplus Softmax LogSoftmax LogSigmoid "
-            "Mish Threshold Glu Clamp ClampMin Sin Cos Erf Exp Celu"
-        ).split(),
+    **_all(
+        "Relu Sigmoid Tanh Gelu Silu Elu LeakyRelu PreluKernel RreluWithNoise Hardtanh "
+        "Hardsigmoid Hardswish Hardshrink Softshrink Softplus Softmax LogSoftmax LogSigmoid "
+        "Mish Threshold Glu Clamp ClampMin Sin Cos Erf Exp Celu",
         "slope",
     ),
-    **dict.fromkeys(
-        (
-            "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeLayerNorm NativeGroupNorm "
-            "FusedRmsNorm"
-        ).split(),
+    **_all(
+        "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeLayerNorm NativeGroupNorm "
+        "FusedRmsNorm",
         "normalisation",
     ),
-    **dict.fromkeys(
-        (
-            "MaxPool2DWithIndices MaxPool3DWithIndices AvgPool2D AvgPool3D AdaptiveAvgPool2D "
-            "AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D MkldnnMaxPool2D AdaptiveMaxPool2D Mean "
-            "Max Amax Min Amin Sum Logsumexp"
-        ).split(),
+    **_all(
+        "MaxPool2DWithIndices MaxPool3DWithIndices AvgPool2D AvgPool3D AdaptiveAvgPool2D "
+        "AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D MkldnnMaxPool2D AdaptiveMaxPool2D Mean "
+        "Max Amax Min Amin Sum Logsumexp",
         "pooling",
     ),
-    **dict.fromkeys(
-        (
-            "ScaledDotProductEfficientAttention ScaledDotProductFlashAttention "
-            "ScaledDotProductFlashAttentionForCpu ScaledDotProductCudnnAttention "
-            "ScaledDotProductFusedAttentionOverrideable"
-        ).split(),
+    **_all(
+        "ScaledDotProductEfficientAttention ScaledDotProductFlashAttention "
+        "ScaledDotProductFlashAttentionForCpu ScaledDotProductCudnnAttention "
+        "ScaledDotProductFusedAttentionOverrideable",
         "attention",
     ),
 }

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signalprop.capture import backward, batch as batches
+from signalprop.capture import backward
+from signalprop.capture import batch as batches
 from signalprop.capture.assemble import assemble
 from signalprop.capture.batch import Batch, Loss
 from signalprop.capture.recorder import Recorder
@@ -78,8 +79,7 @@ def trace(
         ('input', '0', '1', '2')
     """
     seen = observe(model, batch, loss, batch_dim=batch_dim)
-    if seen.error is not None:
-        raise dressed(seen) from seen.error
+    raise_failure(seen)
     return seen.trace
 
 
@@ -89,7 +89,7 @@ def observe(model: torch.nn.Module, batch: Any, loss: Loss = None, *, batch_dim:
     check(model)
     with untouched(model) as sandbox, eager():
         data = batches.read(batch, model, loss, batch_dim=batch_dim)
-        parameters = dict(model.named_parameters())
+        parameters: dict[str, Tensor] = dict(model.named_parameters())
         recorder = Recorder(
             model,
             batch=data.size,
@@ -138,10 +138,17 @@ def _run(
     return Pass(seen, found.gradients, error)
 
 
-def dressed(seen: Pass) -> SignalpropError:
+def raise_failure(seen: Pass) -> None:
+    """Raise the error that stopped a pass, dressed; do nothing if none did."""
+    if seen.error is not None:
+        raise _dressed(seen) from seen.error
+
+
+def _dressed(seen: Pass) -> SignalpropError:
     """The error of a pass as one sentence, with the place and what to do next."""
     error, failure = seen.error, seen.trace.failure
-    assert error is not None and failure is not None
+    assert error is not None
+    assert failure is not None
     if isinstance(error, SignalpropError):
         return error
     if _out_of_memory(error):
@@ -162,7 +169,9 @@ def dressed(seen: Pass) -> SignalpropError:
                 "model.forward takes"
             )
         case "loss":
-            return LossError(f"the loss raised: {text}; check that it fits the model's output{given}")
+            return LossError(
+                f"the loss raised: {text}; check that it fits the model's output{given}"
+            )
         case _:
             return ModelError(f"the backward pass raised: {text}")
 
@@ -210,6 +219,6 @@ def check(model: torch.nn.Module) -> None:
 @contextmanager
 def eager() -> Iterator[None]:
     """Gradients on, compiled code off: compiled modules run their Python, which can be seen."""
-    with torch.inference_mode(False), torch.enable_grad():
-        with torch.compiler.set_stance("force_eager"):
-            yield
+    stance = torch.compiler.set_stance("force_eager")
+    with torch.inference_mode(False), torch.enable_grad(), stance:
+        yield

@@ -7,7 +7,7 @@ registered on a module, so nothing can be left on one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,13 @@ from torch.overrides import TorchFunctionMode
 
 from signalprop.capture import kinds, statistics
 from signalprop.capture.kinds import Kind
+from signalprop.capture.modules import (
+    is_atomic,
+    kind_by_parts,
+    measurable,
+    tensors_in,
+    torch_name,
+)
 from signalprop.capture.statistics import Scalar
 
 _PASS_THROUGH = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
@@ -73,36 +80,6 @@ class SeenLoss:
     ignored: int | None
 
 
-def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """(label, tensor) of a module's output: tensor, sequence, mapping or dataclass."""
-    if isinstance(value, Tensor):
-        yield "", value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            for label, tensor in tensors_in(item):
-                yield f".{key}{label}", tensor
-    elif isinstance(value, (tuple, list)):
-        names = getattr(value, "_fields", None)
-        for i, item in enumerate(value):
-            for label, tensor in tensors_in(item):
-                key = names[i] if names else ("" if i == 0 else f"output{i}")
-                yield (f".{key}{label}" if key else label), tensor
-    elif hasattr(value, "__dataclass_fields__"):
-        yield from tensors_in(
-            {name: getattr(value, name) for name in value.__dataclass_fields__}
-        )
-
-
-def measurable(x: Any) -> bool:
-    """Whether statistics of it make sense: a floating or complex tensor with elements."""
-    return (
-        isinstance(x, Tensor)
-        and (x.is_floating_point() or x.is_complex())
-        and x.numel() > 0
-        and x.layout is torch.strided
-    )
-
-
 class Recorder(TorchFunctionMode):
     """Records the sites of one forward pass, as a context manager around it.
 
@@ -151,10 +128,10 @@ class Recorder(TorchFunctionMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
         """Stop to record and take every hook off."""
         try:
-            super().__exit__(*exc)
+            super().__exit__(exc_type, exc_val, exc_tb)
         finally:
             for handle in self._handles:
                 handle.remove()
@@ -195,7 +172,7 @@ class Recorder(TorchFunctionMode):
         self.called.setdefault(path, len(self.sites))
         inside = bool(self._stack) and self._stack[-1].atomic
         given = next((t for _, t in tensors_in(args)), None)
-        atomic = inside or _is_atomic(module, path)
+        atomic = inside or is_atomic(module, path)
         if given is None:
             self._stack.append(Frame(module, path, atomic, None, None, 0))
         else:
@@ -221,11 +198,11 @@ class Recorder(TorchFunctionMode):
                     known.aliases.append(frame.path)
             elif leaf and frame.path and not self._passes_through(frame, x):
                 kind = kinds.kind_of_module(module)
-                op = kinds.OP_NAMES.get(_torch_name(module), type(module).__name__)
+                op = kinds.OP_NAMES.get(torch_name(module), type(module).__name__)
                 if kind is None:
                     kind = kinds.kind_of_op(op)
                     if kind == "other" and x.grad_fn is not None:
-                        kind = _kind_by_parts(frame, x)
+                        kind = kind_by_parts(module, frame.entry, x)
                 self._see(x, frame.path + label, frame.path, op, kind, frame.entry)
 
     def _passes_through(self, frame: Frame, x: Tensor) -> bool:
@@ -309,7 +286,7 @@ class Recorder(TorchFunctionMode):
         if node is not None and (node, output_nr) in self._bound:
             return
         self.unwound.clear()
-        if op.startswith("conv") or type(op) is str and "Conv" in op:
+        if op.lower().startswith("conv"):
             self._conv = x.ndim >= 3
         elif op in ("linear", "embedding"):
             self._conv = False
@@ -415,52 +392,3 @@ class Recorder(TorchFunctionMode):
             self.losses.append(
                 SeenLoss(op, given.detach(), target.detach(), self.site_of(given), None)
             )
-
-
-def _is_atomic(module: torch.nn.Module, path: str) -> bool:
-    """Whether a module is one site, so that what it does inside is not looked at."""
-    if isinstance(module, torch.nn.MultiheadAttention):
-        return True
-    if not path or module._modules:
-        return False
-    if type(module).__module__.startswith("torch.nn.modules"):
-        return True
-    if kinds.kind_of_module(module) == "normalisation":
-        return True
-    return not module._parameters
-
-
-def _torch_name(module: torch.nn.Module) -> str:
-    """`ReLU` -> `relu`, `LeakyReLU` -> `leaky_relu`, `BatchNorm2d` -> `batch_norm`."""
-    name = type(module).__name__
-    special = {
-        "LeakyReLU": "leaky_relu",
-        "RReLU": "rrelu",
-        "PReLU": "prelu",
-        "ReLU6": "relu6",
-        "LogSoftmax": "log_softmax",
-        "LayerNorm": "layer_norm",
-        "RMSNorm": "rms_norm",
-        "GroupNorm": "group_norm",
-        "BatchNorm1d": "batch_norm",
-        "BatchNorm2d": "batch_norm",
-        "BatchNorm3d": "batch_norm",
-        "MultiheadAttention": "multi_head_attention_forward",
-        "Softmax2d": "softmax",
-        "EmbeddingBag": "embedding_bag",
-        "AlphaDropout": "alpha_dropout",
-        "Dropout2d": "dropout2d",
-    }
-    return special.get(name, name.lower())
-
-
-def _kind_by_parts(frame: Frame, x: Tensor) -> Kind:
-    """The kind of a leaf module that no table names, from what it is made of."""
-    own = kinds.kind_of_node(x.grad_fn.name()) if x.grad_fn is not None else "other"
-    if own != "other":
-        return own
-    if frame.module._parameters:
-        return "weights"
-    shape = getattr(frame.entry, "_input_metadata", None)
-    elementwise = bool(shape) and tuple(shape[0].shape) == tuple(x.shape)
-    return "slope" if elementwise else "other"

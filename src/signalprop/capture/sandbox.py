@@ -81,7 +81,8 @@ class Sandbox:
         for container, content in self._contents:
             if (container or content) and not _same(container, content):
                 container.clear()
-                getattr(container, "update", getattr(container, "extend", None))(content)
+                refill = container.extend if hasattr(container, "extend") else container.update
+                refill(content)
         with torch.no_grad():
             for tensor, value in self._tensors:
                 if not _equal(tensor, value):
@@ -150,7 +151,7 @@ def random_state() -> Iterator[None]:
 
 @contextmanager
 def untouched(model: torch.nn.Module) -> Iterator[Sandbox]:
-    """Inside, the model may be run; afterwards it is bit for bit what it was, also after an error."""
+    """Inside, the model may be run; afterwards it is what it was, bit for bit, after errors too."""
     with random_state():
         sandbox = Sandbox(model)
         try:

@@ -89,6 +89,9 @@ def by_sample(x: Tensor, batch: int, batch_dim: int = 0) -> Tensor:
     """`x` as (samples, features); one row where no dimension is the batch.
 
     A first dimension that is a multiple of the batch (tokens folded into rows) is unfolded.
+
+    Returns:
+        A view where possible; complex numbers count as two features.
     """
     if x.is_complex():
         x = torch.view_as_real(x)
@@ -178,6 +181,9 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
 
     The resultant is the squared length of the sum of all rows, each scaled to unit length; G is
     the Gram matrix of the first rows, scaled so too.
+
+    Returns:
+        Numbers, or scalars on the tensor's device.
     """
     norms = _safe_norms(flat)
     if norms is None:

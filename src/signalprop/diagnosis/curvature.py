@@ -128,6 +128,4 @@ def gradient_noise(probe: Probe, *, parts: int = 4) -> dict[str, float] | None:
         variance = max(squares[name] - parts * mean_square, 0.0) / (parts - 1)
         signal[layer] = signal.get(layer, 0.0) + mean_square
         spread[layer] = spread.get(layer, 0.0) + variance / parts
-    return {
-        layer: signal[layer] / spread[layer] if spread[layer] else math.inf for layer in signal
-    }
+    return {layer: signal[layer] / spread[layer] if spread[layer] else math.inf for layer in signal}

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from signalprop.capture import batch as batches
 from signalprop.capture.batch import Loss
-from signalprop.capture.observe import Pass, check, dressed, eager, observe, unwrapped
+from signalprop.capture.observe import Pass, check, eager, observe, raise_failure, unwrapped
 from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Trace
 from signalprop.diagnosis import curvature, verdict
-from signalprop.diagnosis.depth import DEPTH_RULES
+from signalprop.diagnosis.depth_backward import BACKWARD_RULES
+from signalprop.diagnosis.depth_forward import FORWARD_RULES
 from signalprop.diagnosis.evidence import Evidence, OptimizerFacts, WeightFacts
 from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
 from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
@@ -25,7 +26,12 @@ from signalprop.diagnosis.rule import NotApplicable, Rule
 from signalprop.diagnosis.units import UNIT_RULES
 from signalprop.errors import SignalpropError
 
-DEFAULT_RULES: tuple[Rule, ...] = (*DEPTH_RULES, *UNIT_RULES, *PROGRAM_RULES)
+DEFAULT_RULES: tuple[Rule, ...] = (
+    *BACKWARD_RULES,
+    *FORWARD_RULES,
+    *UNIT_RULES,
+    *PROGRAM_RULES,
+)
 
 #: updates that are rehearsed on copies; the loss after them tells a rate that is too large
 UPDATES = 4
@@ -95,8 +101,8 @@ def diagnose(
     measured = _measure(model, data, loss, plain, seen, needs, batch_dim, say)
     say("rules")
     findings, results = _judge(rules, measured, ignored)
-    if seen.error is not None and not any(f.severity == "issue" for f in findings):
-        raise dressed(seen) from seen.error
+    if not any(f.severity == "issue" for f in findings):
+        raise_failure(seen)
     return Diagnosis(
         trace=seen.trace,
         findings=findings,
@@ -159,9 +165,7 @@ def _measure(
                 )
             else:
                 say("the optimizer's next updates, on copies")
-                learning, later = _rehearse(
-                    probe, optimizer, seen, data, loss, batch_dim, missing
-                )
+                learning, later = _rehearse(probe, optimizer, seen, data, loss, batch_dim, missing)
                 if "noise" in needs:
                     say("gradient noise over micro-batches")
                     noise = _guard("noise", missing, probe, lambda: curvature.gradient_noise(probe))
@@ -218,9 +222,7 @@ def _rehearse(
     return learning, later
 
 
-def _guard(
-    what: str, missing: dict[str, str], probe: Probe, measure: Callable[[], Any]
-) -> Any:
+def _guard(what: str, missing: dict[str, str], probe: Probe, measure: Callable[[], Any]) -> Any:
     """A measurement that fails skips the rules that need it; it never stops the diagnosis."""
     try:
         value = measure()

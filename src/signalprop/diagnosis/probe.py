@@ -52,6 +52,9 @@ class Probe:
 
         Args:
             rows: the samples to use; all when None.
+
+        Returns:
+            The loss, and the gradients by parameter name.
         """
         data = self._read()
         if rows is not None:
@@ -77,9 +80,7 @@ class Probe:
 
     def put_back(self) -> None:
         """Give the model the user's weights again."""
-        self.write(
-            {n: v for n, v in self._sandbox.originals().items() if n in self.trained}
-        )
+        self.write({n: v for n, v in self._sandbox.originals().items() if n in self.trained})
 
     @property
     def size(self) -> int:

@@ -62,8 +62,8 @@ def wrong_mode(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
             threshold=share,
             explanation=(
                 f"{'the model' if whole else 'a part of the model'} is in evaluation mode, so that "
-                f"{len(still)} of its {len(modes)} BatchNorm and Dropout modules ({some(still)}) do "
-                "not do what they are there for; call model.train() before training."
+                f"{len(still)} of its {len(modes)} BatchNorm and Dropout modules ({some(still)}) "
+                "do not do what they are there for; call model.train() before training."
             ),
             severity="issue" if whole else "tip",
             cures=("train-mode",),
@@ -187,8 +187,8 @@ def batch_of_one(evidence: Evidence, *, few: int = 2) -> Iterator[Finding]:
             threshold=1,
             explanation=(
                 f"BatchNorm {some(values)} takes its statistics from a batch of one sample, "
-                f"{least} values per channel: each sample is normalised by itself, and evaluation will use "
-                "other statistics."
+                f"{least} values per channel: each sample is normalised by itself, and "
+                "evaluation will use other statistics."
             ),
         )
     elif small := {path: n for path, n in values.items() if n <= few}:

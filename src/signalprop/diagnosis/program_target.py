@@ -110,8 +110,8 @@ def _broadcast(call: LossCall) -> Finding | None:
         threshold=prod(a),
         explanation=(
             f"{output(call)} has shape {shape_text(a)} and the target {shape_text(b)}: "
-            f"broadcasting makes {shape_text(made)} of them, so every prediction is compared with every target. "
-            f"Give both the shape {shape_text(a)}."
+            f"broadcasting makes {shape_text(made)} of them, and every prediction is "
+            f"compared with every target. Give both the shape {shape_text(a)}."
         ),
         cures=("match-target-shape",),
     )
@@ -153,7 +153,8 @@ def _one_for_several(call: LossCall) -> Finding | None:
         threshold=1,
         explanation=(
             f"{output(call)} has shape {shape_text(a)} and the target {shape_text(b)}, and "
-            f"{call.op} broadcasts the smaller one to {shape_text(made)}. Where that is meant, expand it."
+            f"{call.op} broadcasts the smaller one to {shape_text(made)}. Expand it where "
+            "that is meant."
         ),
         severity="issue" if larger else "tip",
         cures=("match-target-shape",),

@@ -89,6 +89,9 @@ def hidden(trace: Trace) -> list[Site]:
     """The sites of the spine between the input and the head, from the input up.
 
     The head is the last operation with weights and what follows it; a zero head is sound.
+
+    Returns:
+        The sites; none where there is no operation with weights.
     """
     last = next(
         (i for i in range(len(trace.blocks) - 1, -1, -1) if has_weights(trace.blocks[i])), None
@@ -100,8 +103,7 @@ def hidden(trace: Trace) -> list[Site]:
 
 
 def weak_layers(evidence: Evidence, idle: float) -> list[str]:
-    """Layers whose part of the learning is below `idle` of a fair part, in the first update and
-    in the last one that was rehearsed."""
+    """Layers that have less than `idle` of a fair part of the learning, now and after rehearsal."""
     learning = evidence.learning
     if learning is None:
         return []

@@ -42,6 +42,12 @@ def dead_units(
     How to cure it:
         Leaky ReLU, PReLU, ELU or SELU let the signal through on the negative side; He
         initialisation without negative biases; a smaller learning rate where units die in training.
+
+    Yields:
+        One finding that names all such layers, the worst first.
+
+    Raises:
+        NotApplicable: there is no rectifier, or too few observations.
     """
     sites = [s for s in evidence.trace.sites.values() if s.activation.dead is not None]
     if not sites:
@@ -95,6 +101,12 @@ def saturated_units(
     How to cure it:
         Smaller initial weights, normalised inputs, normalisation before the activation, or an
         activation that does not saturate.
+
+    Yields:
+        One finding that names all such layers, the worst first.
+
+    Raises:
+        NotApplicable: there is no bounded activation, or too few observations.
     """
     trace = evidence.trace
     hidden = {s.name for s in spine.hidden(trace)}

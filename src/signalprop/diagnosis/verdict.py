@@ -32,8 +32,8 @@ def split_sentence(trace: Trace) -> str:
     told = ", ".join(f"{KIND_LABELS[k]} {v:+.1f}" for k, v in parts if abs(v) >= 0.05)
     verb = "loses" if trace.decay < 0 else "gains"
     return (
-        f"the error signal {verb} {abs(trace.decay):.1f} nats on its way back from {last} to {first}"
-        + (f" ({told})" if told else "")
+        f"the error signal {verb} {abs(trace.decay):.1f} nats on its way back from {last} to "
+        f"{first}" + (f" ({told})" if told else "")
     )
 
 

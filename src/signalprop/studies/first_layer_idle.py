@@ -320,8 +320,8 @@ def judge(v: Values) -> tuple[Claim, ...]:
             "dL/dW^i = delta^i (a^{i-1})^T",
             "holds" if exact <= 1e-11 and differences <= 1e-4 else "does not hold as printed",
             "The gradient of a weight matrix, delta taken at the layer's sum and added up over the "
-            f"batch, is the outer product to {exact:.0e} (autograd) and {differences:.0e} "
-            "(differences of the loss).",
+            f"batch, differs from the outer product by {exact:.1g} of its size (autograd) and "
+            f"{differences:.1g} (differences of the loss).",
         ),
         *(judge_optimizer(v, name) for name in OPTIMIZERS),
     )

@@ -99,7 +99,8 @@ def equal_weights(n: int, w: float = 0.9) -> float:
         What it is multiplied by: n w / 4, as the bias puts every unit at z = 0, where the slope
         is 1/4.
     """
-    layer = linear(torch.full((n, n), w), torch.full((n,), -w * n / 2))
+    weight = torch.full((n, n), w, dtype=torch.float64)
+    layer = linear(weight, -weight.sum(1) / 2)
     half = torch.full((1, n), 0.5, dtype=torch.float64)
     seen = trace(nn.Sequential(layer, nn.Sigmoid()), half, total)
     return math.exp(seen.decay)

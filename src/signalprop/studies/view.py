@@ -17,8 +17,8 @@ from rich.text import Text
 
 from signalprop.studies.frame import Measurement, Series, StudyResult, Table, Verdict
 
-#: prose wider than this is hard to read
-PROSE = 96
+#: columns that a name may take before it is wrapped
+NAME = 30
 _STYLES: dict[Verdict, str] = {
     "holds": "bold green",
     "holds in part": "bold yellow",
@@ -113,8 +113,11 @@ def _numeric(column: Sequence[str]) -> bool:
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
     grid = RichTable(box=None, padding=(0, 2, 0, 0), header_style="underline", pad_edge=False)
     for i, name in enumerate(columns):
-        justify = "right" if _numeric([row[i] for row in rows]) else "left"
-        grid.add_column(name, justify=justify, overflow="fold")
+        column = [row[i] for row in rows]
+        justify = "right" if _numeric(column) else "left"
+        # a name stays in one piece where there is room for it
+        short = i == 0 and max(map(len, column), default=0) <= NAME
+        grid.add_column(name, justify=justify, overflow="fold", no_wrap=short)
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     return grid

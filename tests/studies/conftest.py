@@ -1,0 +1,38 @@
+"""Quick runs on the digits that everybody has, made once for all tests that look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+
+from signalprop import studies
+from signalprop.studies import StudyResult
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bundled() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SIGNALPROP_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick(bundled: None) -> Callable[[str], StudyResult]:
+    return cache(lambda name: studies.run(name, quick=True))
+
+
+def values(result: StudyResult) -> dict[str, float]:
+    return {m.name: m.value for m in result.measurements}
+
+
+def verdict(result: StudyResult, **changed: float) -> studies.Verdict:
+    """The verdict on the same run with some numbers doctored."""
+    claims = studies.find(result.study).judge(values(result) | changed)
+    return studies.verdict_of(claims)
+
+
+@pytest.fixture
+def doctored() -> Callable[..., studies.Verdict]:
+    return lambda result, changed: verdict(result, **changed)
