@@ -62,8 +62,9 @@ def lived_in(case, *, stateful: bool = True):
     return model, batch, loss, optimizer
 
 
-def look_at(look, parts):
-    with contextlib.suppress(sp.SignalpropError):
+def look_at(look, parts, case):
+    refused = case.error is not None or case.name == "labels-from-one"
+    with contextlib.suppress(*[sp.SignalpropError] * refused):
         return look(*parts)
 
 
@@ -72,7 +73,7 @@ def look_at(look, parts):
 def test_nothing_changes(case, look):
     parts = model, batch, _, optimizer = lived_in(case)
     before = Snapshot(model, batch, optimizer)
-    look_at(look, parts)
+    look_at(look, parts, case)
     assert before.changed() == []
 
 
@@ -85,7 +86,7 @@ def steps(case, look=None):
     for _ in range(2):
         if look:
             for each in (trace, diagnose):
-                look_at(each, (model, batch, loss, optimizer))
+                look_at(each, (model, batch, loss, optimizer), case)
         optimizer.zero_grad()
         value = plain_loss(model, batch, loss)
         value.backward()

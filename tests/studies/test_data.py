@@ -65,7 +65,11 @@ def test_folder_without_mnist_falls_back(tmp_path, monkeypatch):
     assert "scikit-learn" in digits().name
 
 
-@pytest.mark.parametrize("damage", [b"no gzip at all", gzip.compress(b"\x00\x00\x08\x03\x00")])
+@pytest.mark.parametrize(
+    "damage",
+    [b"no gzip at all", gzip.compress(b"\x00\x00\x08\x03\x00")],
+    ids=["no gzip", "cut short"],  # the bytes hold the time: another id in every worker
+)
 def test_damaged_file(mnist, damage):
     folder, _ = mnist
     (folder / "train-images-idx3-ubyte.gz").write_bytes(damage)

@@ -73,7 +73,7 @@ def assemble(
     }
     losses = [_loss_scalars(call, transfer) for call in recorder.losses]
     parameters = found.parameters
-    weights = {name: transfer.add(_weight_scalars(p)) for name, p in parameters.items()}
+    weights = {name: transfer.add([_size(p)]) for name, p in parameters.items()}
     gradients = {
         name: transfer.add([statistics.norm(gradient)])
         for name, gradient in found.gradients.items()
@@ -196,11 +196,10 @@ def _delta(delta: SeenDelta, values: list[float]) -> DeltaStats:
 # ---- parameters ------------------------------------------------------------------------------
 
 
-def _weight_scalars(p: Tensor) -> list[Scalar]:
-    value = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
-    if value.numel() == 0 or not value.is_floating_point():
-        return [0.0, 0.0]
-    return [statistics.norm(value), statistics.mean(value)]
+def _size(p: Tensor) -> Scalar:
+    value = p.detach()
+    measured = value.numel() and (value.is_floating_point() or value.is_complex())
+    return statistics.norm(value) if measured else 0.0
 
 
 def _weights(
@@ -212,15 +211,14 @@ def _weights(
 ) -> dict[str, Weight]:
     result = {}
     for name, p in parameters.items():
-        norm, mean = transfer[places[name]]
+        (norm,) = transfer[places[name]]
         module = name.rpartition(".")[0]
-        n = max(p.numel(), 1)
         result[name] = Weight(
             name=name,
             module=module,
             shape=tuple(p.shape),
             norm=norm,
-            std=math.sqrt(max(norm * norm / n - mean * mean, 0.0)) if math.isfinite(norm) else norm,
+            rms=norm / math.sqrt(max(p.numel(), 1)),
             gradient=transfer[gradients[name]][0] if name in gradients else None,
             trained=p.requires_grad,
             finite=math.isfinite(norm),

@@ -192,7 +192,8 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     square = float(norms @ norms) / n
     inverse = 1 / norms
     few = flat[:RANK_SAMPLES]
-    gram = (few @ few.T).numpy() * np.outer(inverse[:RANK_SAMPLES], inverse[:RANK_SAMPLES])
+    gram = (few @ few.T).numpy()
+    scale = inverse[:RANK_SAMPLES] ** 2
     average = float(flat.mean())
     if square - average * average < _SAFE_VARIANCE * square:
         average = float(flat.double().mean())
@@ -202,8 +203,8 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
         _zeros_quickly(flat),
         _resultant_quickly(flat, inverse),
         len(norms),
-        float((gram * gram).sum()),
-        float(gram.trace()),
+        float(scale @ (gram * gram) @ scale),
+        len(few),
     ]
 
 

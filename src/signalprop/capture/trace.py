@@ -93,7 +93,7 @@ class Weight:
         module: path of the module that owns it.
         shape: its shape.
         norm: L2 norm of the values.
-        std: standard deviation of the values (population).
+        rms: root mean square of the values.
         gradient: L2 norm of the gradient; None where the loss does not depend on it, or it is
             frozen.
         trained: whether it requires a gradient.
@@ -105,7 +105,7 @@ class Weight:
     module: str
     shape: tuple[int, ...]
     norm: float
-    std: float
+    rms: float
     gradient: float | None
     trained: bool
     finite: bool

@@ -71,17 +71,14 @@ def unused(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
         names = list(found)
         part = sum(math.prod(lost[n].shape) for g in names for n in groups[g]) / max(total, 1)
         reasons = list(dict.fromkeys(found.values()))
-        told = "; ".join(
-            f"{some([g or 'the whole model' for g in names if found[g] == why])} {why}"
-            for why in reasons
-        )
+        told = "; ".join(f"{some(g for g in names if found[g] == why)}: {why}" for why in reasons)
         yield finding(
             unused,
             sites=[g or "model" for g in names],
             value=part,
             unit="share of the trained parameters",
             threshold=share,
-            explanation=f"{told}: {part:.1%} of the trained parameters get no gradient.",
+            explanation=f"{told}. {part:.1%} of the trained parameters get no gradient.",
             severity="issue" if severity == "issue" else "tip",
             cures=("reconnect", "freeze") if severity == "issue" else ("freeze",),
         )
@@ -110,10 +107,10 @@ def _folded(lost: Mapping[str, Weight], trained: Mapping[str, Weight]) -> dict[s
 
 
 def _cause(evidence: Evidence, group: str, names: list[str]) -> tuple[str, str]:
-    """Severity, and the rest of the sentence that starts with the module's name."""
+    """Severity, and what became of it."""
     trace = evidence.trace
     if group in trace.weights:
-        return "tip", "is not used, though other parameters of its module are"
+        return "tip", "not used, though other parameters of its module are"
     sites = [s for s in trace.sites.values() if _inside(s.module, group)]
     called = bool(sites) or any(trace.weights[n].order is not None for n in names)
     if not called:
@@ -121,11 +118,11 @@ def _cause(evidence: Evidence, group: str, names: list[str]) -> tuple[str, str]:
     last = max((s.order for s in sites), default=-1)
     reader = _reads_cut(trace, last)
     if reader is not None:
-        return "issue", f"runs, but {quoted(reader)} reads a tensor that was detached from it"
+        return "issue", f"called, but {quoted(reader)} reads a tensor detached from it"
     inputs = [s for s in trace.sites.values() if s.op == "input"]
     if inputs and all(s.delta is None for s in inputs):
-        return "issue", "runs, but no error signal comes back through it to the input"
-    return "tip", "runs, but the loss does not use what it puts out"
+        return "issue", "called, but no error signal comes back through it to the input"
+    return "tip", "called, but the loss does not use its output"
 
 
 def _inside(path: str, group: str) -> bool:
@@ -144,17 +141,17 @@ def _never_called(evidence: Evidence, group: str) -> tuple[str, str]:
     try:
         owner = model.get_submodule(parent)
     except AttributeError:
-        return "tip", "is never called"
+        return "tip", "never called"
     if isinstance(owner, _CONTAINERS):
         others = [f"{parent}.{n}" for n, _ in owner.named_children() if n != own]
         if any(_ran(trace, other) for other in others):
-            return "tip", "was not called for this batch, while others of its list were"
+            return "tip", "not called for this batch, though others of the same list are"
     while isinstance(owner, _CONTAINERS) and parent:
         parent = parent.rpartition(".")[0]
         owner = model.get_submodule(parent)
     if parent and not any(s.module == parent or parent in s.aliases for s in trace.sites.values()):
-        return "tip", "is never called, and neither is the module it belongs to"
-    return "issue", "is never called"
+        return "tip", "never called, nor is the module it belongs to"
+    return "issue", "never called"
 
 
 def _ran(trace: Trace, path: str) -> bool:
@@ -285,9 +282,8 @@ def _forward(evidence: Evidence, headroom: float) -> tuple[str, str, tuple[str, 
     if buffer is not None:
         return site.name, f"{told}: its buffer {buffer} is not finite.", ("reinitialise",)
     if before is not None:
-        told += (
-            f"; the last site before it, {before.name}, is finite, rms {before.activation.rms:.3g}"
-        )
+        told += f"; the site before it, {quoted(before.name)}, is finite"
+        told += f" (rms {before.activation.rms:.3g})"
     if _overflows(site, before, headroom):
         return site.name, f"{told}. It overflows {site.dtype}.", ("lower-scale", "float32")
     return site.name, f"{told}.", ("guard-operation", "lower-scale")
@@ -335,7 +331,7 @@ def _in_loss(trace: Trace) -> tuple[str, str, tuple[str, ...]]:
         told += f"; the last one is {quoted(last.name)} (rms {last.activation.rms:.3g})"
     return (
         "loss",
-        f"{told}. It begins in the loss itself: log or division by zero.",
+        f"{told}. It begins in the loss: log of zero, division by zero, or overflow.",
         ("guard-operation",),
     )
 

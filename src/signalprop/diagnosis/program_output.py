@@ -205,7 +205,7 @@ def unfit_output(
         seen.add((call.op, call.site))
         found = (
             _constant(call)
-            or _outside_unit(call)
+            or _outside_unit(evidence.trace, call)
             or _logits(evidence.trace, call, floor, cut)
             or _regression(evidence.trace, call, margin)
         )
@@ -235,12 +235,12 @@ def _constant(call: LossCall) -> Finding | None:
     )
 
 
-def _outside_unit(call: LossCall) -> Finding | None:
+def _outside_unit(trace: Trace, call: LossCall) -> Finding | None:
     if call.op != "binary_cross_entropy":
         return None
     low, high = call.input.low, call.input.high
     if not (low < 0 or high > 1):
-        return None
+        return _bare_scores(trace, call)
     return finding(
         unfit_output,
         sites=place(call),
@@ -255,6 +255,25 @@ def _outside_unit(call: LossCall) -> Finding | None:
     )
 
 
+def _bare_scores(trace: Trace, call: LossCall) -> Finding | None:
+    """The output of a layer with weights is in 0..1 by chance only."""
+    site = trace.sites.get(call.site or "")
+    if site is None or site.kind != "weights":
+        return None
+    return finding(
+        unfit_output,
+        sites=place(call),
+        value=call.input.high,
+        unit="output",
+        threshold=1.0,
+        explanation=(
+            f"binary_cross_entropy needs probabilities, but {output(call)} comes straight from a "
+            "layer with weights: only this batch happens to lie within 0 and 1."
+        ),
+        cures=("use-bce-with-logits", "add-sigmoid"),
+    )
+
+
 def _logits(trace: Trace, call: LossCall, floor: float, cut: float) -> Finding | None:
     """Activations between the last layer and a loss on logits, softmax and sigmoid apart."""
     if call.op not in SOFTMAX_INSIDE | SIGMOID_INSIDE:
@@ -263,6 +282,11 @@ def _logits(trace: Trace, call: LossCall, floor: float, cut: float) -> Finding |
     if call.site_op in ("relu", "relu6"):
         site = trace.sites[call.site] if call.site else None
         zeros = site.activation.zeros if site is not None else 0.0
+        if call.op in SIGMOID_INSIDE and call.target is not None:
+            lowest = (1 - call.target.mean) * math.log(2)
+            if lowest > floor:
+                told = f"no probability falls below 0.5 and the loss not below {lowest:.2f}"
+                return _floored(call, lowest, floor, f"pass a ReLU at {where}, so that {told}")
         if zeros <= cut:
             return None
         return finding(
@@ -286,16 +310,18 @@ def _logits(trace: Trace, call: LossCall, floor: float, cut: float) -> Finding |
         lowest = math.log1p(math.exp(-1))
     if lowest <= floor:
         return None
+    told = f"and stay between -1 and 1, so that {call.op} cannot fall below {lowest:.2f}"
+    return _floored(call, lowest, floor, f"pass a {call.site_op} at {where} {told}")
+
+
+def _floored(call: LossCall, lowest: float, floor: float, told: str) -> Finding:
     return finding(
         unfit_output,
         sites=place(call),
         value=lowest,
         unit="nats, the lowest loss possible",
         threshold=floor,
-        explanation=(
-            f"the logits pass a {call.site_op} at {where} and stay between -1 and 1, so "
-            f"{call.op} cannot fall below {lowest:.2f}."
-        ),
+        explanation=f"the logits {told}.",
         cures=("remove-output-activation",),
     )
 

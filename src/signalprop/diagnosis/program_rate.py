@@ -89,15 +89,18 @@ def _judge_input(
     rms = math.hypot(facts.mean, facts.std)
     usual = features.rms if features is not None and enough else rms
     followed = _next_op(trace, reader)
-    normalised = "norm" in followed
-    if usual > scale and not normalised and reader.activation.rms > scale:
+    # a recurrent layer saturates, so the size of its output tells nothing
+    bounded = any(word in reader.op.lower() for word in ("rnn", "lstm", "gru"))
+    large = usual > scale and (bounded or reader.activation.rms > scale)
+    if large and "norm" not in followed:
+        effect = "saturates" if bounded else f"starts at {reader.activation.rms:.3g}"
         return (
             usual,
             "root mean square",
             scale,
             f"{name} runs from {facts.low:.4g} to {facts.high:.4g} with a typical root mean square "
             f"of {usual:.3g}, where the initialisation expects 1: the output of "
-            f"{quoted(reader.name)} starts at {reader.activation.rms:.3g}.",
+            f"{quoted(reader.name)} {effect}.",
         )
     if features is None or not enough:
         return None
@@ -144,8 +147,8 @@ def rate_too_large(
     evidence: Evidence,
     *,
     edge: float = 1.0,
-    rise: float = 0.1,
-    alone: float = 1.0,
+    rise: float = 0.25,
+    alone: float = 0.5,
     nats: float = 7.0,
 ) -> Iterator[Finding]:
     """The optimizer's own next updates raise the loss on the very batch they were taken on.

@@ -61,9 +61,9 @@ def wrong_mode(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
             unit="share of BatchNorm and Dropout modules in evaluation mode",
             threshold=share,
             explanation=(
-                f"{'the model' if whole else 'a part of the model'} is in evaluation mode, so that "
-                f"{len(still)} of its {len(modes)} BatchNorm and Dropout modules ({some(still)}) "
-                "do not do what they are there for; call model.train() before training."
+                f"{'the model' if whole else 'a part of the model'} is in evaluation mode: in "
+                f"{len(still)} of {len(modes)} modules ({some(still)}) Dropout drops nothing or "
+                "BatchNorm uses stored statistics; call model.train() before training."
             ),
             severity="issue" if whole else "tip",
             cures=("train-mode",),

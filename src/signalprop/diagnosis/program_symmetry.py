@@ -131,7 +131,7 @@ def _columns_alike(value: Tensor, units: int) -> bool:
 
 
 def _added(evidence: Evidence, weight: Weight) -> bool:
-    """Whether a layer's output goes into an addition before any other layer or activation."""
+    """Whether a layer's output goes into an addition before it goes into another layer."""
     trace = evidence.trace
     sites = [s for s in trace.sites.values() if s.module == weight.module]
     if not sites:
@@ -142,7 +142,7 @@ def _added(evidence: Evidence, weight: Weight) -> bool:
             continue
         if site.op == "add":
             return True
-        if site.kind in ("weights", "slope", "attention") or prod(site.shape) != prod(first.shape):
+        if site.kind in ("weights", "attention") or prod(site.shape) != prod(first.shape):
             return False
     return False
 

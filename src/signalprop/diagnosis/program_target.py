@@ -313,10 +313,13 @@ def _class_numbers(call: LossCall) -> Finding | None:
         return None
     told = f"class numbers run from {low:.0f} to {high:.0f}, but the output has {classes} classes, "
     told += f"0 to {classes - 1}"
+    cures = ("add-outputs", "shift-labels")
     if low >= 1 and high == classes:
         told += "; they start at 1, so subtract 1"
+        cures = ("shift-labels",)
     elif low < 0:
         told += f"; only {call.ignored} is left out" if call.ignored is not None else ""
+        cures = ("set-ignore-index", "shift-labels")
     return finding(
         labels_out_of_range,
         sites=place(call),
@@ -324,7 +327,7 @@ def _class_numbers(call: LossCall) -> Finding | None:
         unit="class number",
         threshold=0 if low < 0 else classes - 1,
         explanation=told + ".",
-        cures=("shift-labels",) if low >= 1 and high == classes else ("add-outputs",),
+        cures=cures,
     )
 
 

@@ -138,7 +138,7 @@ def contents(result: Any) -> Contents:
 def measured(finding: Finding) -> str:
     """A finding's number beside the threshold it was compared with."""
     text = words.quantity(finding.value, finding.unit)
-    if math.isnan(finding.threshold):
+    if not math.isfinite(finding.threshold):
         return text
     return f"{text} (threshold {words.quantity(finding.threshold, finding.unit)})"
 

@@ -28,6 +28,9 @@ from signalprop.report.chart import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+#: a learning share that moves by less within a few updates is not worth a second mark
+SHIFT = 0.05
+
 
 def by_kind(split: Mapping[Kind, float]) -> go.Figure:
     """The decay as a waterfall over the kinds of operation: the bars add up to the last one.
@@ -88,6 +91,7 @@ def learning(
     share: Mapping[str, float],
     update_ratio: Mapping[str, float],
     noise: Mapping[str, float] | None = None,
+    later_share: Mapping[str, float] | None = None,
 ) -> go.Figure:
     """What the optimizer's next update does, layer by layer.
 
@@ -95,6 +99,7 @@ def learning(
         share: each layer's part of the first-order loss decrease, by module path.
         update_ratio: |update| / |weights| by module path.
         noise: gradient signal-to-noise by module path, or None.
+        later_share: the learning share some updates later, drawn where it differs.
 
     Returns:
         Two panels, three with `noise`, that share the axis of layers in model order.
@@ -149,6 +154,19 @@ def learning(
         figure.update_yaxes(title_text=unit, row=row, col=1)
         if scale == "log":
             figure.update_yaxes(**LOG, row=row, col=1)
+    if later_share and any(abs(later_share.get(n, 0) - share.get(n, 0)) > SHIFT for n in names):
+        figure.add_trace(
+            go.Scatter(
+                x=list(range(len(names))),
+                y=[finite(later_share.get(name)) for name in names],
+                name="learning share some updates later",
+                mode="markers",
+                marker={"symbol": "diamond-open", "size": 8, "color": TOTAL},
+                hovertemplate="%{y:.1%} some updates later<extra></extra>",
+            ),
+            row=1,
+            col=1,
+        )
     largest = sorted(share, key=lambda name: -share[name])[:3]
     about = f"Learning share of {words.plural(len(share), 'layer')}; largest: "
     about += ", ".join(f"{words.clean(_name(n))} {words.share(share[n])}" for n in largest)

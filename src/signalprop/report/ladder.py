@@ -15,7 +15,7 @@ from signalprop.capture.trace import Block, Site, Trace
 from signalprop.report import words
 
 #: up to so many steps are all shown
-SHORT = 14
+SHORT = 16
 #: the longest pattern of steps that is recognised as repeated
 PERIOD = 16
 #: from so many alike units on, a stretch counts as repeated
@@ -187,17 +187,41 @@ def _stretches(steps: Sequence[_Step]) -> Iterable[list[Sequence[_Step]]]:
     """Cuts the steps into stretches of alike units; a unit is one or more steps."""
     at = 0
     while at < len(steps):
-        best_period, best_repeats = 1, 1
-        for period in range(1, min(PERIOD, (len(steps) - at) // 2) + 1):
-            repeats = 1
-            while _alike(steps, at, at + repeats * period, period):
-                repeats += 1
+        period, repeats = 1, 1
+        for size in range(1, min(PERIOD, (len(steps) - at) // 2) + 1):
+            found = _repeats(steps, at, size)
             # a longer pattern has to cover more, else two of a kind would count as one
-            if repeats >= REPEATS and period * repeats > best_period * best_repeats:
-                best_period, best_repeats = period, repeats
-        size = best_period * best_repeats
-        yield [steps[i : i + best_period] for i in range(at, at + size, best_period)]
-        at += size
+            if found >= REPEATS and size * found > period * repeats:
+                period, repeats = size, found
+        shift = _shift(steps, at, period) if repeats > 1 else 0
+        for step in steps[at : at + shift]:
+            yield [[step]]
+        at += shift
+        repeats = _repeats(steps, at, period) if shift else repeats
+        end = at + period * repeats
+        yield [steps[i : i + period] for i in range(at, end, period)]
+        at = end
+
+
+def _repeats(steps: Sequence[_Step], at: int, size: int) -> int:
+    count = 1
+    while _alike(steps, at, at + count * size, size):
+        count += 1
+    return count
+
+
+def _shift(steps: Sequence[_Step], at: int, period: int) -> int:
+    """Where units begin: a repeated `relu, add` is `add, relu` where that makes a module."""
+    best, depth = 0, -1.0
+    for shift in range(period):
+        count = _repeats(steps, at + shift, period) if at + shift + period <= len(steps) else 1
+        if count < REPEATS:
+            continue
+        starts = [at + shift + i * period for i in range(count)]
+        mean = sum(len(_common([s.name for s in steps[i : i + period]])) for i in starts) / count
+        if mean > depth:
+            best, depth = shift, mean
+    return best
 
 
 def _alike(steps: Sequence[_Step], a: int, b: int, size: int) -> bool:
@@ -332,10 +356,10 @@ def _common(names: Sequence[str]) -> list[str]:
 
 
 def _range(first: str, last: str) -> str:
-    """`h.1 … 10`: what both names begin with is said once."""
-    start, end = first.split(" … ")[0], last.split(" … ")[-1]
+    """`h.1 to 10`: what both names begin with is said once."""
+    start, end = first.split(" to ")[0], last.split(" to ")[-1]
     if start == end:
         return start
     same = _common([start, end])
     rest = end.split(".")[len(same) :] if same and len(same) < len(end.split(".")) else [end]
-    return f"{start} … {'.'.join(rest)}"
+    return f"{start} to {'.'.join(rest)}"

@@ -58,7 +58,9 @@ def blocks(shown: Contents) -> list[go.Figure | str]:
         result += [
             "<h2>What the optimizer's next update does</h2>",
             f"<p>{_e(_learning_sentence(shown))}</p>",
-            figures.learning(learning.share, learning.update_ratio, shown.noise),
+            figures.learning(
+                learning.share, learning.update_ratio, shown.noise, learning.later_share
+            ),
         ]
     elif shown.noise:
         result += ["<h2>Gradient noise</h2>", figures.learning({}, {}, shown.noise)]
@@ -208,7 +210,7 @@ def _weights(shown: Contents) -> str:
         return ""
     learning = shown.learning
     heads = [
-        ("parameter", ""), ("shape", ""), ("trained", ""), ("norm", "n"), ("std", "n"),
+        ("parameter", ""), ("shape", ""), ("trained", ""), ("norm", "n"), ("rms", "n"),
         ("gradient norm", "n"), ("gradient / weight", "n"), ("learning share of layer", "n"),
         ("update / weight of layer", "n"),
     ]  # fmt: skip
@@ -222,7 +224,7 @@ def _weights(shown: Contents) -> str:
             _cell(" × ".join(map(str, weight.shape))),
             _cell("yes" if weight.trained else "frozen"),
             _number(weight.norm),
-            _number(weight.std),
+            _number(weight.rms),
             _number(weight.gradient, "none" if weight.gradient is None else None),
             _number(relative),
             _share(learning.share.get(weight.module) if learning else None),

@@ -34,6 +34,9 @@ QUARTER = 0.25
 #: rounding of a handful of float64 operations
 ROUNDING = 1e-12
 
+# Two of the real nets, by how their hidden weights are drawn
+OWN, WIDE = "PyTorch's initialisation", "weights from U(-0.99, 0.99)"
+
 # The video's net: one unit per layer, y_i = sigma(z_i), z_i = w_i y_{i-1} + b_i, C = (y4 - t)^2/2
 W = (0.9, -0.7, 0.8, 0.6)
 B = (0.1, 0.3, -0.2, 0.4)
@@ -201,8 +204,8 @@ def measure(setup: Setup) -> Measured:
     found = digits()
     x, y = found.x_test[:samples], found.y_test[:samples]
     nets: dict[str, tuple[list[nn.Linear], int]] = {
-        "PyTorch's initialisation": (sigmoid_net(found.pixels, depth, width, None), depth),
-        "weights from U(-0.99, 0.99)": (sigmoid_net(found.pixels, depth, width, 0.99), depth),
+        OWN: (sigmoid_net(found.pixels, depth, width, None), depth),
+        WIDE: (sigmoid_net(found.pixels, depth, width, 0.99), depth),
         "trained": (sigmoid_net(found.pixels, 3, width, None), 3),
     }
     setup.at(0.1, "training a sigmoid net with 3 hidden layers")
@@ -230,11 +233,15 @@ def measure(setup: Setup) -> Measured:
                      float(f.limits.max())))  # fmt: skip
         if hidden == depth:
             per_layer = f.factors.log().mean(1).exp().tolist()
-            series.append(
-                Series("What each layer of a deep sigmoid net multiplies the error by", name,
-                       tuple(float(i + 2) for i in range(len(per_layer))), tuple(per_layer),
-                       "layer", "factor (geometric mean over samples)", log_y=True)
-            )  # fmt: skip
+            curves = {name: per_layer}
+            if name == WIDE:
+                curves["0.25, as printed"] = [QUARTER] * len(per_layer)
+            series += [
+                Series("What each layer of a deep sigmoid net multiplies the error by", curve,
+                       tuple(float(i + 2) for i in range(len(factor))), tuple(factor),
+                       "layer", "factor (geometric mean over samples)")
+                for curve, factor in curves.items()
+            ]  # fmt: skip
     numbers.append(
         Measurement("largest factor / (||W|| / 4)", tightest, "", 1.0, "all nets, layers, samples")
     )
@@ -251,10 +258,9 @@ def judge(v: Values) -> tuple[Claim, ...]:
     off = abs(abs(v["chain by hand"]) - v["chain by tool"]) / abs(v["chain by hand"])
     off_factor = abs(abs(v["chain factor by hand"]) / v["chain factor by tool"] - 1)
     chain = max(off, off_factor) <= ROUNDING and abs(v["chain factor by hand"]) < QUARTER**4
-    own, wide = "PyTorch's initialisation", "weights from U(-0.99, 0.99)"
     two, five = v["two units, all weights 0.9"], v["five units, all weights 0.9"]
     broken = two >= QUARTER or (
-        v[f"{wide}: largest |w|"] < 1 and v[f"{wide}: share of factors >= 0.25"] > 0
+        v[f"{WIDE}: largest |w|"] < 1 and v[f"{WIDE}: share of factors >= 0.25"] > 0
     )
     bound = v["largest factor / (||W|| / 4)"]
     form = "A hidden layer multiplies the error by at most ||W||_2 / 4"
@@ -281,10 +287,10 @@ def judge(v: Values) -> tuple[Claim, ...]:
             "does not hold as printed" if broken else "holds",
             f"For layers of several units |w| < 1 is not enough: two units with all weights 0.9 "
             f"multiply the error by {two:.2f}, five by {five:.2f}. On real images the deep net "
-            f"with weights from U(-0.99, 0.99) has {v[f'{wide}: share of factors >= 0.25']:.0%} of "
-            f"its factors at or above 0.25 (mean {v[f'{wide}: mean factor']:.2f}), that with "
-            f"PyTorch's initialisation {v[f'{own}: share of factors >= 0.25']:.0%} (mean "
-            f"{v[f'{own}: mean factor']:.3f}); trained weights, of size up to "
+            f"with weights from U(-0.99, 0.99) has {v[f'{WIDE}: share of factors >= 0.25']:.0%} of "
+            f"its factors at or above 0.25 (mean {v[f'{WIDE}: mean factor']:.2f}), that with "
+            f"PyTorch's initialisation {v[f'{OWN}: share of factors >= 0.25']:.0%} (mean "
+            f"{v[f'{OWN}: mean factor']:.3f}); trained weights, of size up to "
             f"{v['trained: largest |w|']:.2f}, have mean factor {v['trained: mean factor']:.2f}.",
             (
                 f"{form} (measured: at most {bound:.2f} of that), which is below 0.25 where "

@@ -10,15 +10,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from signalprop.studies.frame import Measurement, Series, StudyResult, Table, Verdict
 
-#: columns that a name may take before it is wrapped
-NAME = 30
+#: least width of a column of prose
+NARROW = 14
 _STYLES: dict[Verdict, str] = {
     "holds": "bold green",
     "holds in part": "bold yellow",
@@ -33,7 +33,7 @@ _CLASSES: dict[Verdict, str] = {
 
 
 def number(value: float | int | str) -> str:
-    """A cell as people read it: whole numbers with separators, others in four digits."""
+    """A cell as people read it: whole numbers with separators, others in a few digits."""
     if isinstance(value, str):
         return value
     if not math.isfinite(value):
@@ -42,7 +42,8 @@ def number(value: float | int | str) -> str:
         return f"{int(value):,}"
     if 1e-3 <= abs(value) < 1e5:
         return f"{value:.4g}"
-    return f"{value:.2e}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def measured(m: Measurement) -> str:
@@ -79,12 +80,12 @@ def _terminal(r: StudyResult) -> Iterator[Any]:
     for table in r.tables:
         yield Text("")
         yield Text(table.title, style="bold")
-        yield _grid(table.columns, [[number(v) for v in row] for row in table.rows])
+        yield _Grid(table.columns, [[number(v) for v in row] for row in table.rows])
     listed = _listed(r)
     if listed.rows:
         yield Text("")
         yield Text(listed.title, style="bold")
-        yield _grid(listed.columns, [[number(v) for v in row] for row in listed.rows])
+        yield _Grid(listed.columns, [[number(v) for v in row] for row in listed.rows])
     yield Text("")
     yield _prose(Text(facts(r), style="dim"))
 
@@ -110,17 +111,33 @@ def _numeric(column: Sequence[str]) -> bool:
     return bool(filled) and starts
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
-    grid = RichTable(box=None, padding=(0, 2, 0, 0), header_style="underline", pad_edge=False)
-    for i, name in enumerate(columns):
-        column = [row[i] for row in rows]
-        justify = "right" if _numeric(column) else "left"
-        # a name stays in one piece where there is room for it
-        short = i == 0 and max(map(len, column), default=0) <= NAME
-        grid.add_column(name, justify=justify, overflow="fold", no_wrap=short)
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    return grid
+class _Grid:
+    """A table that never breaks a number: where it does not fit, every row becomes a paragraph."""
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.columns, self.rows = columns, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, or the paragraphs."""
+        cells = [[row[i] for row in self.rows] for i in range(len(self.columns))]
+        whole = [_numeric(column) or i == 0 for i, column in enumerate(cells)]
+        needed = sum(
+            max(map(len, column)) + 2 if keep else NARROW
+            for column, keep in zip(cells, whole, strict=True)
+        )
+        if needed > options.max_width:
+            for row in self.rows:
+                pairs = zip(self.columns[1:], row[1:], strict=True)
+                facts = "; ".join(f"{name} {cell}".strip() for name, cell in pairs if cell)
+                yield _prose(Text.assemble((row[0], "bold"), f": {facts}"))
+            return
+        grid = RichTable(box=None, padding=(0, 2, 0, 0), header_style="underline", pad_edge=False)
+        for name, column, keep in zip(self.columns, cells, whole, strict=True):
+            justify = "right" if _numeric(column) else "left"
+            grid.add_column(name, justify=justify, overflow="fold", no_wrap=keep)
+        for row in self.rows:
+            grid.add_row(*(Text(cell) for cell in row))
+        yield grid
 
 
 def text(r: StudyResult, *, width: int | None = None) -> str:
