@@ -124,13 +124,13 @@ def no_grad() -> Built:
     return task(model)
 
 
-@odd("empty-batch", error="empty batch", note="torch gives a loss of NaN")
+@odd("empty-batch", error="no samples", note="torch gives a loss of NaN")
 def empty_batch() -> Built:
     model, (x, y), loss = task(net())
     return model, (x[:0], y[:0]), loss
 
 
-@odd("loss-per-sample", error="scalar", note="reduction='none'")
+@odd("loss-per-sample", error="one number", note="reduction='none'")
 def loss_per_sample() -> Built:
     model, batch, _ = task(net())
     return model, batch, nn.CrossEntropyLoss(reduction="none")

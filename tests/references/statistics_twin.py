@@ -29,6 +29,8 @@ def rows(x: np.ndarray, batch: int) -> np.ndarray:
     """One row per sample; one row in all where the first dimension is no batch."""
     if x.ndim and x.shape[0] == batch:
         return x.reshape(batch, -1)
+    if x.ndim > 1 and x.shape[1] == batch:
+        return np.moveaxis(x, 1, 0).reshape(batch, -1)
     if x.ndim > 1 and batch > 1 and x.shape[0] > batch and x.shape[0] % batch == 0:
         return x.reshape(batch, -1)  # tokens folded into the first dimension
     return x.reshape(1, -1)

@@ -91,16 +91,29 @@ def _is_batch_object(data: Any) -> bool:
 
 
 def takes_target(loss: Loss) -> bool:
-    """Whether a loss is called with (output, target) rather than with the output alone."""
-    if loss is None:
-        return False
+    """Whether a loss can be called with (output, target) rather than with the output alone."""
+    positional = _positional(loss)
+    if positional is None:
+        return loss is not None
+    return len(positional) >= 2 or any(p.kind is p.VAR_POSITIONAL for p in positional)
+
+
+def _needs_target(loss: Loss) -> bool:
+    """Whether a loss cannot be called with the output alone."""
+    positional = _positional(loss) or []
+    return sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in positional) >= 2
+
+
+def _positional(loss: Loss) -> list[inspect.Parameter] | None:
+    """Positional parameters of a loss; None where they cannot be known (torch's builtins)."""
     function = loss.forward if isinstance(loss, torch.nn.Module) else loss
+    if function is None:
+        return None
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return True
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) >= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        return None
+    return [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
 
 
 def _split(
@@ -239,7 +252,7 @@ def loss_of(output: Any, batch: Batch, loss: Loss) -> Tensor:
             )
     elif batch.has_target and takes_target(loss):
         value = loss(_logits(output), batch.target)
-    elif takes_target(loss):
+    elif _needs_target(loss):
         raise LossError("the loss compares two tensors, but the batch holds no target; give (x, y)")
     else:
         value = loss(output)

@@ -28,7 +28,7 @@ def _needs_spine(trace: Trace) -> None:
     needs=("deltas", "learning"),
     cures=("self-normalize", "he-init", "residual", "swap-activation", "normalise", "pretrain"),
 )
-def vanishing(evidence: Evidence, *, nats: float = 7.0, idle: float = 1e-5) -> Iterator[Finding]:
+def vanishing(evidence: Evidence, *, nats: float = 7.0, idle: float = 1e-4) -> Iterator[Finding]:
     """The error signal is lost on its way back, so that the layers it should reach stay idle.
 
     How it is detected:
@@ -99,12 +99,9 @@ def _layers_below(evidence: Evidence, trace: Trace, change: spine.Change, nats: 
             # the layer that made the block's end site got that site's delta, so it is not below
             place = trace.sites[block.start].order
             break
-    result = []
-    for layer in evidence.learning.share if evidence.learning else ():
-        order = spine.order_of(evidence, layer)
-        if order is not None and order <= place:
-            result.append(layer)
-    return result
+    places = spine.orders(evidence.trace)
+    layers = evidence.learning.share if evidence.learning is not None else ()
+    return [layer for layer in layers if layer in places and places[layer] <= place]
 
 
 def _factor(nats: float) -> str:
@@ -217,12 +214,13 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
     rounded = [share > 0.5 for share in learning.unmoved.values()]
     if rounded and sum(rounded) > len(rounded) / 2:
         raise NotApplicable("the updates of most layers are lost in rounding, see SP211")
+    held = _held(evidence)
     weak = [
         layer
         for layer in spine.weak_layers(evidence, idle)
         if layer not in explained
         and learning.update_ratio.get(layer, 0.0) < still
-        and _held(evidence, layer)
+        and (held is None or layer in held)
     ]
     if not weak:
         return
@@ -244,11 +242,11 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
     )
 
 
-def _held(evidence: Evidence, layer: str) -> bool:
-    """Whether the optimizer holds a parameter of the layer; an assumed one holds all."""
+def _held(evidence: Evidence) -> set[str] | None:
+    """The layers that the optimizer holds a parameter of; None where it is assumed to hold all."""
     if evidence.optimizer is None:
-        return True
-    return any(name.rpartition(".")[0] == layer for name in evidence.optimizer.held)
+        return None
+    return {name.rpartition(".")[0] for name in evidence.optimizer.held}
 
 
 #: activations that cannot grow, so that growing differences are chaos and not growth

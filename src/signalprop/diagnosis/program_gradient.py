@@ -199,9 +199,9 @@ def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Findin
         yield finding(
             not_finite,
             sites=(where,),
-            value=math.nan,
-            unit="value",
-            threshold=math.inf,
+            value=max(1, _count(trace)),
+            unit="places that are not finite",
+            threshold=0,
             explanation=told,
             cures=cures,
         )
@@ -240,6 +240,14 @@ def _root(evidence: Evidence, headroom: float) -> tuple[str, str, tuple[str, ...
         if place is not None:
             return place
     return _in_loss(trace) if loss_bad else _backward(trace)
+
+
+def _count(trace: Trace) -> int:
+    """Sites with an activation or a delta that is not finite: what grew out of the first."""
+    return sum(
+        not s.activation.finite or (s.delta is not None and not s.delta.finite)
+        for s in trace.sites.values()
+    )
 
 
 def _used(weight: Weight) -> bool:

@@ -88,7 +88,7 @@ def finding(
         value=float(value),
         unit=unit,
         threshold=float(threshold),
-        explanation=explanation,
+        explanation=explanation if explanation.endswith(".") else f"{explanation}.",
         cures=info.cures,
     )
     if severity is not None:

@@ -116,16 +116,13 @@ def weak_layers(evidence: Evidence, idle: float) -> list[str]:
     return weak
 
 
-def order_of(evidence: Evidence, layer: str) -> int | None:
-    """Place of a layer's first call in execution order."""
-    return min(
-        (
-            w.order
-            for w in evidence.trace.weights.values()
-            if w.module == layer and w.order is not None
-        ),
-        default=None,
-    )
+def orders(trace: Trace) -> dict[str, int]:
+    """Place of every layer's first call in execution order, keyed by module path."""
+    places: dict[str, int] = {}
+    for weight in trace.weights.values():
+        if weight.order is not None:
+            places[weight.module] = min(weight.order, places.get(weight.module, weight.order))
+    return places
 
 
 def name_of(layer: str) -> str:

@@ -41,9 +41,9 @@
     const low = Math.max(0, Math.ceil(Math.min(...seen)));
     const high = Math.min(names.length - 1, Math.floor(Math.max(...seen)));
     const longest = Math.max(...names.slice(low, high + 1).map((name) => name.length));
-    // as many as stand side by side; a few more may stand at a slant
-    const level = Math.floor(plot.clientWidth / (8 * longest + 24));
-    const wanted = high - low < 14 ? high - low + 1 : Math.max(3, Math.min(14, level));
+    // as many as stand side by side; where there is room, all of a few at a slant
+    const level = Math.max(3, Math.min(14, Math.floor(plot.clientWidth / (8 * longest + 24))));
+    const wanted = high - low < 20 && plot.clientWidth > 700 ? high - low + 1 : level;
     const count = Math.max(1, Math.min(wanted, high - low + 1));
     const at = [];
     for (let i = 0; i < count; i++) {
@@ -62,8 +62,8 @@
     if (plot.clientWidth > 700 || !plot.layout.legend2) return {};
     return {
       "legend.x": 0, "legend.xanchor": "left", "legend.y": 1.05,
-      "legend2.x": 0, "legend2.xanchor": "left", "legend2.y": -0.12, "legend2.yanchor": "top",
-      "margin.t": 90,
+      "legend2.x": 0, "legend2.xanchor": "left", "legend2.y": -0.2, "legend2.yanchor": "top",
+      "margin.t": 90, "margin.b": 130,
     };
   }
 
