@@ -171,7 +171,6 @@ def test_what_a_skip_alone_does_is_nothing():
 
 def test_a_network_of_dense_skips_says_so():
     trace = seen(by_name("unet"))
-    assert trace.dense == (max(len(b.inner) for b in trace.blocks) > 2 / 3 * len(trace.sites))
     assert trace.dense
     assert any("dense skip" in note for note in trace.notes)
     assert not seen(by_name("resnet-a")).dense

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # loaded by the first look: it brings warning filters of its own
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, TensorDataset
@@ -113,8 +114,7 @@ def of_world() -> dict[str, Any]:
         "numpy errors": np.geterr(),
         "threads": torch.get_num_threads(),
     }
-    if hasattr(torch, "_dynamo"):
-        found["compiler stance"] = torch._dynamo.eval_frame._stance.stance
+    found["compiler stance"] = torch._dynamo.eval_frame._stance.stance
     for name in _GLOBAL_HOOKS:
         found[f"global {name}"] = _ids(getattr(nn.modules.module, name))
     return found

@@ -31,11 +31,12 @@ def raw_inputs(
 
     How it is detected:
         Only for floating inputs that a layer with weights reads as they are. The feature in the
-        middle has a root mean square above `scale` and the layer's output has, too (a
-        recurrent layer saturates instead), and no normalisation follows it; or the largest feature is above `scale` and `dominance` times
-        the one in the middle; or the mean of the feature in the middle is more than `offset` of its
-        standard deviations from zero and no BatchNorm follows. The last two need `observations`
-        values per feature. Sparse whole numbers (counts, one-hot) are judged by the first alone.
+        middle has a root mean square above `scale` and the layer's output has, too (a recurrent
+        layer saturates instead), and no normalisation follows it; or the largest feature is above
+        `scale` and `dominance` times the one in the middle; or the mean of the feature in the
+        middle is more than `offset` of its standard deviations from zero and no BatchNorm follows.
+        The last two need `observations` values per feature. Sparse whole numbers (counts, one-hot)
+        are judged by the first and the last alone.
 
     Why it matters:
         The gradient of the first weights is delta times the input, so the curvature of the loss
