@@ -59,7 +59,9 @@ def same_sites(one, other, factor=1.0, room=1e-8):
     for name, site in one.sites.items():
         theirs = other.sites[name]
         assert theirs.activation.rms == pytest.approx(site.activation.rms, rel=room)
-        assert theirs.activation.cosine == pytest.approx(site.activation.cosine, abs=room, nan_ok=True)
+        assert theirs.activation.cosine == pytest.approx(
+            site.activation.cosine, abs=room, nan_ok=True
+        )
         if site.delta is None:
             assert theirs.delta is None
             continue
@@ -275,7 +277,9 @@ def test_scaled_rotations_decay_by_the_log_of_the_scale(seed, depth, width, gain
     for layer in layers:
         nn.init.orthogonal_(layer.weight, gain)
     model = nn.Sequential(*layers)
-    trace = sp.trace(model, torch.randn(6, width, dtype=torch.float64), lambda out: out.square().sum())
+    trace = sp.trace(
+        model, torch.randn(6, width, dtype=torch.float64), lambda out: out.square().sum()
+    )
     assert trace.decay == pytest.approx(depth * math.log(gain), abs=1e-9)
     assert trace.split == pytest.approx({"weights": depth * math.log(gain)}, abs=1e-9)
 

@@ -96,7 +96,9 @@ def steps(case, look=None):
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.optimizer and not c.error and c.name != "labels-from-one"], **NAMED
+    "case",
+    [c for c in CASES if c.optimizer and not c.error and c.name != "labels-from-one"],
+    **NAMED,
 )
 def test_training_goes_on_as_if_nobody_had_looked(case):
     plain, weights = steps(case)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.references import spine_twin
@@ -65,8 +67,11 @@ def test_a_residual_span_adds_what_enters_it_to_something_made_of_it(nodes, numb
     source = source_of(nodes, number)
     on_path = graph.paths_between(graph.topological(nodes[0]), source)
     for span in graph.spine(on_path):
-        straight = [_views_end(nxt, span.lower) is span.lower
-                    for nxt, _ in span.upper.next_functions if nxt in on_path]
+        straight = [
+            _views_end(nxt, span.lower) is span.lower
+            for nxt, _ in span.upper.next_functions
+            if nxt in on_path
+        ]
         expected = (
             bool(span.inner)
             and span.upper.name() == "AddBackward0"
@@ -105,7 +110,7 @@ def test_a_source_that_the_loss_does_not_reach_is_no_start():
 
 def test_a_graph_as_deep_as_ten_thousand_layers_needs_no_recursion():
     nodes = [FakeNode(i) for i in range(30_000)]
-    for upper, lower in zip(nodes, nodes[1:], strict=False):
+    for upper, lower in pairwise(nodes):
         upper.next_functions = ((lower, 0),)
     order = graph.topological(nodes[0])
     assert order == nodes

@@ -198,7 +198,7 @@ class Randomness(Model):
         np.random.rand()
 
 
-CHANGES = Model.__subclasses__() + [WritesFrozenWeight]
+CHANGES = [*Model.__subclasses__(), WritesFrozenWeight]
 
 
 @pytest.mark.parametrize("look", [sp.trace, sp.diagnose], ids=["trace", "diagnose"])

@@ -6,15 +6,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from signalprop.capture.observe import eager
 from signalprop.capture.sandbox import untouched
 from signalprop.diagnosis import curvature
 from signalprop.diagnosis.engine import diagnose
 from signalprop.diagnosis.probe import Probe
-from torch import nn
 
 # torch.func loads the compiler, which warns at itself
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+)
 
 
 def network():

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from signalprop.diagnosis.engine import diagnose
-from signalprop.diagnosis.rule import NotApplicable
-from signalprop.diagnosis.units import dead_units, saturated_units
 from tests.cases import by_name
 from tests.diagnosis.support import evidence_of, features, judge, labels
 from torch import nn
+
+from signalprop.diagnosis.engine import diagnose
+from signalprop.diagnosis.rule import NotApplicable
+from signalprop.diagnosis.units import dead_units, saturated_units
 
 WIDTH, UNITS = 16, 200
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.references import spine_twin
+from tests.references import statistics_twin as twin
 
 from signalprop.capture import batch as batches
 from signalprop.capture.observe import eager, unwrapped
 from signalprop.capture.recorder import Recorder, Seen
-from tests.references import spine_twin, statistics_twin as twin
 
 
 @dataclass

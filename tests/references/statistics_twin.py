@@ -94,7 +94,8 @@ def token_cosine(tensor: Tensor) -> float:
 def by_unit(tensor: Tensor) -> list[np.ndarray]:
     """All observations of every unit: channels of images, else the last dimension."""
     x = wide(tensor)
-    return list(np.moveaxis(x, 1 if x.ndim == 4 else -1, 0).reshape(x.shape[1 if x.ndim == 4 else -1], -1))
+    dim = 1 if x.ndim == 4 else x.ndim - 1
+    return list(np.moveaxis(x, dim, 0).reshape(x.shape[dim], -1))
 
 
 def dead(tensor: Tensor) -> float:

@@ -20,7 +20,7 @@ from signalprop.capture.statistics import ActivationStats, DeltaStats, Scalar
 from signalprop.capture.trace import Failure, LossCall, Site, Trace, Weight
 
 #: one block with this share of all sites on the way makes the spine uninformative
-DENSE_SHARE = 2 / 3
+DENSE_SHARE = 0.4
 DENSE_SITES = 12
 
 

@@ -221,6 +221,19 @@ def _copy(value: Any) -> Any:
     return tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, value)
 
 
+def sample_dim(data: Any, model: torch.nn.Module, loss: Loss) -> int:
+    """Which dimension counts the samples: the second where only that one fits the target.
+
+    A recurrent layer takes (steps, samples, features) unless it is told otherwise.
+    """
+    args, kwargs, target, _ = _split(data, model, loss)
+    first = next((x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
+    if first is None or first.ndim < 2 or not isinstance(target, Tensor) or target.ndim == 0:
+        return 0
+    count = target.shape[0]
+    return int(first.shape[0] != count and first.shape[1] == count)
+
+
 def _size(inputs: Any, batch_dim: int) -> int:
     tensors = [x for x in tree_leaves(inputs) if isinstance(x, Tensor)]
     for x in tensors:

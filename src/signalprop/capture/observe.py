@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def trace(
     batch: Any,
     loss: Loss = None,
     *,
-    batch_dim: int = 0,
+    batch_dim: int | None = None,
 ) -> Trace:
     """See one forward and backward pass: activations, deltas, spine, and where delta is lost.
 
@@ -53,7 +54,8 @@ def trace(
             arguments, or a DataLoader, of which the first batch is taken.
         loss: `loss(output, target)`, `loss(output)` or a loss module; None where the model returns
             a loss of its own (`.loss`, `["loss"]`, or a scalar).
-        batch_dim: dimension of the samples, 1 for sequence-first models.
+        batch_dim: dimension of the samples; None takes the first, or the second where only that one
+            fits the target (sequence-first models).
 
     Returns:
         The trace. `decay` is in nats (natural logarithm of a ratio of L2 norms per sample, mean
@@ -83,11 +85,16 @@ def trace(
     return seen.trace
 
 
-def observe(model: torch.nn.Module, batch: Any, loss: Loss = None, *, batch_dim: int = 0) -> Pass:
+def observe(
+    model: torch.nn.Module, batch: Any, loss: Loss = None, *, batch_dim: int | None = None
+) -> Pass:
     """Like `trace`, but keeps gradients, and returns what was seen when the pass stops early."""
     model = unwrapped(model)
     check(model)
     with untouched(model) as sandbox, eager():
+        batch = batches.first_of(batch)
+        if batch_dim is None:
+            batch_dim = batches.sample_dim(batch, model, loss)
         data = batches.read(batch, model, loss, batch_dim=batch_dim)
         parameters: dict[str, Tensor] = dict(model.named_parameters())
         recorder = Recorder(
@@ -218,7 +225,23 @@ def check(model: torch.nn.Module) -> None:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Gradients on, compiled code off: compiled modules run their Python, which can be seen."""
+    """Gradients on, compiled code off: compiled modules run their Python, which can be seen.
+
+    Autocast's cache of cast weights is off too: it would keep casts of weights that are only tried
+    out, and hand the user's next pass casts that belong to this one.
+    """
     stance = torch.compiler.set_stance("force_eager")
-    with torch.inference_mode(False), torch.enable_grad(), stance:
-        yield
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            stance,
+            warnings.catch_warnings(),
+        ):
+            # a compiled part fires the hooks twice; the recorder knows
+            warnings.filterwarnings("ignore", r"Using `torch.compile\(module\)` when there are")
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)

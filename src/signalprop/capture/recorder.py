@@ -109,7 +109,8 @@ class Recorder(TorchFunctionMode):
         self.batch, self.batch_dim = batch, batch_dim
         self._before_write = before_write
         self.modules = dict(model.named_modules())
-        self._paths = {id(module): path for path, module in self.modules.items()}
+        # the wrapper of a compiled part and the part itself are one place
+        self._paths = {id(m): path.replace("._orig_mod", "") for path, m in self.modules.items()}
         self._parameters = {id(p) for p in parameters}
         self._bound: dict[tuple[Any, int], Seen] = {}
         self._stack: list[Frame] = []

@@ -86,10 +86,10 @@ class Sandbox:
         with torch.no_grad():
             for tensor, value in self._tensors:
                 if not _equal(tensor, value):
-                    tensor.copy_(value)
+                    overwrite(tensor, value)
             written = set()
             for key, (value, copy) in self._copied.items():
-                value.copy_(copy)
+                overwrite(value, copy)
                 written.add(key)
         for name, (p, value, version, grad, requires_grad) in self._parameters.items():
             if _storage(p.detach()) != _storage(value):
@@ -103,6 +103,11 @@ class Sandbox:
                     f"the model wrote to its own parameter {name!r} in a way that could not be "
                     "seen, so it could not be brought back; make that change outside forward()"
                 )
+
+
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Write values without a mark: a graph the user holds may still go back through them."""
+    tensor.data.copy_(value)
 
 
 def _storage(tensor: Tensor) -> int:

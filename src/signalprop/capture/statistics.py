@@ -6,9 +6,11 @@ squares to zero in float32, and the nets this tool is for have such deltas.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -115,9 +117,14 @@ def by_sample(x: Tensor, batch: int, batch_dim: int = 0) -> Tensor:
 # is widened, and what comes out stays there.
 
 Scalar = Tensor | float
+T = TypeVar("T")
 
 #: row norms within these bounds are exact to float32: no square has under- or overflowed
 _SAFE_LOW, _SAFE_HIGH = 1e-14, 1e15
+#: where 1 - cosine is below this, it is taken in float64
+_NEARLY_ONE = 1e-3
+#: float32 sums of squares go wrong in the fifth digit beyond some ten thousand terms
+_RUN = 4096
 #: below this share of the mean square the variance is too small for float32 sums
 _SAFE_VARIANCE = 1e-3
 
@@ -126,7 +133,17 @@ def _safe_norms(flat: Tensor) -> np.ndarray | None:
     """Row norms by the quick way; None where it must not be taken."""
     if flat.dtype is not torch.float32 or flat.device.type != "cpu" or flat.numel() > CHUNK:
         return None
-    norms = torch.linalg.vector_norm(flat, dim=1).numpy().astype(np.float64)
+    width = flat.shape[1]
+    whole = width - width % _RUN
+    if width <= _RUN:
+        norms = torch.linalg.vector_norm(flat, dim=1).numpy().astype(np.float64)
+    else:
+        runs = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, _RUN)), dim=2)
+        squares = (runs.numpy().astype(np.float64) ** 2).sum(1)
+        if whole < width:
+            rest = torch.linalg.vector_norm(flat[:, whole:], dim=1).numpy().astype(np.float64)
+            squares += rest**2
+        norms = np.sqrt(squares)
     return norms if norms.min() > _SAFE_LOW and norms.max() < _SAFE_HIGH else None
 
 
@@ -157,18 +174,15 @@ def norm(x: Tensor) -> Scalar:
         x = x.coalesce().values()
     if x.is_complex():
         x = torch.view_as_real(x)
-    if x.dtype is torch.float32 and x.device.type == "cpu":
-        quick = float(torch.linalg.vector_norm(x))
-        if _SAFE_LOW < quick < _SAFE_HIGH:
-            return quick
-    return _wide_norms(x.reshape(1, -1))[0]
+    flat = x.reshape(1, -1)
+    safe = _safe_norms(flat)
+    return float(safe[0]) if safe is not None else _wide_norms(flat)[0]
 
 
-def mean(x: Tensor) -> Scalar:
+def mean(x: Tensor) -> Tensor:
     """Mean of all elements."""
-    if x.dtype is torch.float32 and x.device.type == "cpu":
-        return float(x.mean())
-    return torch.stack([p.mean() * p.numel() for p in _parts(x.reshape(1, -1))]).sum() / x.numel()
+    parts = [part.mean() * part.numel() for part in _parts(x.reshape(1, -1))]
+    return torch.stack(parts).sum() / x.numel()
 
 
 def _zeros_quickly(flat: Tensor) -> int:
@@ -176,6 +190,20 @@ def _zeros_quickly(flat: Tensor) -> int:
     return int(np.count_nonzero(flat.numpy() == 0))
 
 
+def _full_precision(function: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+    """The products of a statistic must not be taken in the low precision of a user's autocast."""
+
+    @functools.wraps(function)
+    def outside_autocast(x: Tensor) -> T:
+        if not torch.is_autocast_enabled(x.device.type):
+            return function(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x)
+
+    return outside_autocast
+
+
+@_full_precision
 def activation_scalars(flat: Tensor) -> list[Scalar]:
     """[mean, mean square, zeros, resultant, live rows, sum of G^2, trace of G] of (n, d).
 
@@ -192,7 +220,7 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     square = float(norms @ norms) / n
     inverse = 1 / norms
     few = flat[:RANK_SAMPLES]
-    gram = (few @ few.T).numpy()
+    gram = (few @ few.T).numpy().astype(np.float64)
     scale = inverse[:RANK_SAMPLES] ** 2
     average = float(flat.mean())
     if square - average * average < _SAFE_VARIANCE * square:
@@ -210,18 +238,18 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
 
 def _resultant_quickly(flat: Tensor, inverse: np.ndarray) -> float:
     total = torch.from_numpy(inverse.astype(np.float32)) @ flat
-    return float(total.dot(total))
+    resultant = float(total.dot(total))
+    n = len(inverse)
+    if n > 1 and n * n - resultant < _NEARLY_ONE * n * n:
+        # samples that are all but alike: how much so is below float32's last digit
+        return float(_wide_resultant(flat, torch.from_numpy(inverse)))
+    return resultant
 
 
 def _wide_activation_scalars(flat: Tensor) -> list[Scalar]:
     norms = _wide_norms(flat)
     inverse = torch.where(norms > 0, norms.reciprocal(), 0.0)
-    few = flat[:RANK_SAMPLES]
-    if few.dtype not in (torch.float32, torch.float64):
-        few = few.float()
-    # scaled first: rows of 1e-25 must not underflow in the product
-    few = few * inverse[:RANK_SAMPLES, None].to(few.dtype)
-    gram = (few @ few.T).to(norms.dtype)
+    gram = _unit_gram(flat[:RANK_SAMPLES]).to(norms.dtype)
     return [
         mean(flat),
         norms.square().sum() / flat.numel(),
@@ -233,10 +261,20 @@ def _wide_activation_scalars(flat: Tensor) -> list[Scalar]:
     ]
 
 
+def _unit_gram(few: Tensor) -> Tensor:
+    """Gram matrix of the rows at unit length, however small or large they are."""
+    few = few if few.dtype in (torch.float32, torch.float64) else few.float()
+    for scale in (few.abs().amax(1), None):  # to a safe range first, then to unit length
+        scale = torch.linalg.vector_norm(few, dim=1) if scale is None else scale
+        few = few / torch.where(scale > 0, scale, 1.0)[:, None]
+    return few @ few.T
+
+
 def _wide_resultant(flat: Tensor, inverse: Tensor) -> Tensor:
     return torch.stack([(inverse @ part).square().sum() for part in _parts(flat)]).sum()
 
 
+@_full_precision
 def delta_scalars(flat: Tensor) -> tuple[Tensor, list[Scalar]]:
     """Row norms (n,) and [mean square, zeros, resultant] of a delta (n, d)."""
     norms = _safe_norms(flat)
@@ -257,14 +295,16 @@ def mean_cosine(resultant: float, rows: int) -> float:
     return (resultant - rows) / (rows * (rows - 1))
 
 
+@_full_precision
 def token_cosine(x: Tensor) -> Tensor:
     """Mean over samples of the mean cosine between two of a sample's tokens; x (b, t, d)."""
     wide = x.to(accumulator(x.device)) if x.numel() <= CHUNK else x.float()
     norms = torch.linalg.vector_norm(wide, dim=2)
     inverse = torch.where(norms > 0, norms.reciprocal(), 0.0)
-    total = torch.einsum("btd,bt->bd", wide, inverse)
-    tokens = x.shape[1]
-    return ((total.square().sum(1) - tokens) / (tokens * (tokens - 1))).mean()
+    total = torch.einsum("btd,bt->bd", wide, inverse).square().sum(1)
+    live = torch.count_nonzero(norms, dim=1)  # a padded token may be zero
+    pairs = live * (live - 1)
+    return ((total - live) / torch.where(pairs > 0, pairs, torch.nan)).nanmean()
 
 
 def dead_units(x: Tensor, unit_dim: int) -> Tensor:

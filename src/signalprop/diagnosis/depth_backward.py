@@ -14,7 +14,8 @@ from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
 
 def _judged(evidence: Evidence) -> Trace:
     """The trace to judge deltas by: after the rehearsed updates where a zero weight cut them."""
-    return evidence.later if evidence.later is not None else evidence.trace
+    cut = evidence.trace.cut is not None and evidence.later is not None
+    return evidence.later if cut and evidence.later is not None else evidence.trace
 
 
 def _needs_spine(trace: Trace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from signalprop.capture.trace import Site
+from signalprop.capture.trace import Site, Trace
 from signalprop.diagnosis import spine
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
@@ -117,21 +117,34 @@ def activations_explode(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Fi
 @rule(
     "SP106",
     "Inputs become indistinguishable with depth",
+    needs=("learning",),
     cures=("normalise", "residual", "critical-init", "self-normalize"),
 )
 def indistinguishable(
-    evidence: Evidence, *, distance: float = 2e-3, samples: int = 4
+    evidence: Evidence,
+    *,
+    distance: float = 2e-4,
+    grown: float = 1.1,
+    floor: float = 1e-7,
+    collapsed: float = 0.2,
+    near: float = 1e-2,
+    samples: int = 4,
 ) -> Iterator[Finding]:
-    """Different inputs arrive at the head as the same vector.
+    """Different inputs arrive at the head as the same vector, and the next updates do not help.
 
     How it is detected:
-        1 - (mean cosine between two samples) at the last hidden activation is below `distance`
-        times that at the input end of the spine. Not applicable below `samples` samples.
+        The distance 1 - (mean cosine between two samples) at the last hidden activation, relative
+        to that at the input end of the spine, now and after the rehearsed updates on copies. It is
+        found where it then is below `distance` and has not grown by a factor of `grown` (or to
+        `floor`, float32's resolution), and where the updates have made it fall to a share
+        `collapsed` of itself and below `near`. Not applicable below `samples` samples.
 
     Why it matters:
         The head cannot tell samples apart that arrive alike, however healthy the gradient norms
         look: this is the ordered phase of mean-field theory, correlation going to 1 (Poole et al.
-        2016; Schoenholz et al. 2017). LayerNorm without skips keeps the gradient and loses this.
+        2016; Schoenholz et al. 2017). Adam often pulls the samples apart within a few updates, and
+        then nothing is found; plain SGD rarely does. LayerNorm without skips keeps the gradient and
+        loses the distance as soon as it is trained.
 
     How to cure it:
         Initialise at the edge of chaos for the activation, use residual connections, or BatchNorm.
@@ -142,45 +155,60 @@ def indistinguishable(
     Raises:
         NotApplicable: there are too few samples, or they do not differ.
     """
-    start, last = _compared(evidence, samples)
-    near, far = max(1 - last.activation.cosine, 0.0), 1 - start.activation.cosine
-    if far <= 1e-9:
-        raise NotApplicable("the samples of the batch do not differ at the input")
-    if near >= distance * far:
+    before = relative_distance(evidence.trace, samples)
+    if evidence.later is None:
         return
+    after = relative_distance(evidence.later, samples)
+    pulled = after >= grown * before and after > floor
+    lost = after < distance and not pulled
+    if not (lost or (after < collapsed * before and after < near)):
+        return
+    start, last = _ends(evidence.later)
+    when = "" if lost and before < distance else " after a few updates on copies"
     yield finding(
         indistinguishable,
         sites=(last.name,),
-        value=near / far,
+        value=after,
         unit="of the distance at the input",
-        threshold=distance,
+        threshold=distance if lost else near,
         explanation=(
             f"two samples that have a mean cosine of {start.activation.cosine:.3f} at {start.name} "
             f"have {_cosine(last.activation.cosine)} at {last.name}, the last activation before "
-            "the head"
+            f"the head{when}"
         ),
     )
+
+
+def relative_distance(trace: Trace, samples: int = 4) -> float:
+    """1 - (mean cosine between samples) at the last hidden activation over that at the input end.
+
+    Raises:
+        NotApplicable: it cannot be taken.
+    """
+    if trace.batch < samples:
+        raise NotApplicable(f"needs at least {samples} samples, got {trace.batch}")
+    start, last = _ends(trace)
+    if math.isnan(start.activation.cosine) or math.isnan(last.activation.cosine):
+        raise NotApplicable("the samples lie in one row, or an activation is not finite")
+    if last.activation.rms == 0:
+        raise NotApplicable("the last hidden activation is zero")
+    far = 1 - start.activation.cosine
+    if far <= 1e-6:
+        raise NotApplicable("the samples of the batch do not differ at the input")
+    return max(1 - last.activation.cosine, 0.0) / far
+
+
+def _ends(trace: Trace) -> tuple[Site, Site]:
+    sites = spine.hidden(trace)
+    if len(sites) < 2:
+        raise NotApplicable("no hidden activation on the spine")
+    return sites[0], sites[-1]
 
 
 def _cosine(value: float) -> str:
     if 1 - value < 1e-6:
         return "1 to within rounding"
     return f"1 - {1 - value:.0e}" if 1 - value < 1e-3 else f"{value:.4f}"
-
-
-def _compared(evidence: Evidence, samples: int) -> tuple[Site, Site]:
-    """The input end of the spine and the last hidden activation, if they can be compared."""
-    if evidence.trace.batch < samples:
-        raise NotApplicable(f"needs at least {samples} samples, got {evidence.trace.batch}")
-    sites = spine.hidden(evidence.trace)
-    if len(sites) < 2:
-        raise NotApplicable("no hidden activation on the spine")
-    start, last = sites[0], sites[-1]
-    if math.isnan(start.activation.cosine) or math.isnan(last.activation.cosine):
-        raise NotApplicable("the samples lie in one row, or an activation is not finite")
-    if last.activation.rms == 0:
-        raise NotApplicable("the last hidden activation is zero")
-    return start, last
 
 
 @rule(

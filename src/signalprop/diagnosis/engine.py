@@ -16,7 +16,7 @@ from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Trace
 from signalprop.diagnosis import curvature, verdict
 from signalprop.diagnosis.depth_backward import BACKWARD_RULES
-from signalprop.diagnosis.depth_forward import FORWARD_RULES
+from signalprop.diagnosis.depth_forward import FORWARD_RULES, relative_distance
 from signalprop.diagnosis.evidence import Evidence, OptimizerFacts, WeightFacts
 from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
 from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
@@ -36,6 +36,9 @@ DEFAULT_RULES: tuple[Rule, ...] = (
 #: updates that are rehearsed on copies; the loss after them tells a rate that is too large
 UPDATES = 4
 
+#: below this share of the distance at the input the pass is seen again after the updates
+SUSPICIOUS = 0.05
+
 Progress = Callable[[str], None]
 
 
@@ -45,7 +48,7 @@ def diagnose(
     loss: Loss = None,
     optimizer: torch.optim.Optimizer | None = None,
     *,
-    batch_dim: int = 0,
+    batch_dim: int | None = None,
     rules: Iterable[Rule] = DEFAULT_RULES,
     ignore: Iterable[str] = (),
     progress: Progress | None = None,
@@ -61,7 +64,7 @@ def diagnose(
         loss: as for `trace`.
         optimizer: the optimizer it is trained with, in its present state; verdicts depend on it.
             Where it is None, plain SGD is assumed and rules about the learning rate are skipped.
-        batch_dim: dimension of the samples, 1 for sequence-first models.
+        batch_dim: as for `trace`.
         rules: the rules to run; add your own: `(*sp.DEFAULT_RULES, mine)`.
         ignore: codes to leave out, e.g. `["SP206"]`.
         progress: called with the name of each phase.
@@ -87,6 +90,12 @@ def diagnose(
         >>> d.healthy
         True
     """
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        given = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
+        raise SignalpropError(
+            f"the optimizer has no parameter groups ({given}); give an instance, for example "
+            "torch.optim.SGD(model.parameters(), lr=0.1)"
+        )
     rules = tuple(rules)
     ignored = _known(ignore, rules)
     say = progress or (lambda phase: None)
@@ -94,6 +103,8 @@ def diagnose(
     check(model)
     with random_state():
         data = batches.first_of(batch)
+        if batch_dim is None:
+            batch_dim = batches.sample_dim(data, model, loss)
     say("one pass, seen")
     seen = observe(model, data, loss, batch_dim=batch_dim)
     needs = {need for r in rules if r.rule.code not in ignored for need in r.rule.needs}
@@ -166,9 +177,8 @@ def _measure(
             else:
                 say("the optimizer's next updates, on copies")
                 learning, later = _rehearse(probe, optimizer, seen, data, loss, batch_dim, missing)
-                if "noise" in needs:
-                    say("gradient noise over micro-batches")
-                    noise = _guard("noise", missing, probe, lambda: curvature.gradient_noise(probe))
+                say("gradient noise over micro-batches")
+                noise = _guard("noise", missing, probe, lambda: curvature.gradient_noise(probe))
                 if "sharpness" in needs and optimizer is not None:
                     say("sharpness")
                     sharp = _guard(
@@ -215,11 +225,19 @@ def _rehearse(
         return None, None
     learning, weights = found
     later = None
-    if trace.cut is not None:
+    if trace.cut is not None or _close(trace):
         probe.write(weights)
         later = observe(probe.model, data, loss, batch_dim=batch_dim).trace
         probe.put_back()
     return learning, later
+
+
+def _close(trace: Trace) -> bool:
+    """Whether depth has brought the samples so close that SP106 has to look again."""
+    try:
+        return relative_distance(trace) < SUSPICIOUS
+    except NotApplicable:
+        return False
 
 
 def _guard(what: str, missing: dict[str, str], probe: Probe, measure: Callable[[], Any]) -> Any:

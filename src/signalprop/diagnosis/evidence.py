@@ -54,8 +54,9 @@ class Evidence:
             delta.
         model: the module itself, for its structure (classes, settings), never to be changed.
         loss: the loss as given.
-        later: the pass seen again after the rehearsed updates, where delta was exactly zero
-            somewhere on the spine: a weight that starts at zero lets it through then; else None.
+        later: the pass seen again after the rehearsed updates, where that decides: delta was
+            exactly zero somewhere on the spine (a weight that starts at zero lets it through
+            then), or the samples had come close to each other; else None.
         learning: what the optimizer's next update does; None where it was not measured.
         noise: gradient signal-to-noise by module path; None where it was not measured.
         sharpness: largest eigenvalue of the Hessian; None where it was not measured.

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from signalprop.capture import batch as batches
 from signalprop.capture.batch import Batch, Loss
-from signalprop.capture.sandbox import Sandbox
+from signalprop.capture.sandbox import Sandbox, overwrite
 
 
 class Probe:
@@ -76,7 +76,7 @@ class Probe:
             for name, value in values.items():
                 p = self.parameters[name]
                 self._sandbox.before_write(p)
-                p.copy_(value)
+                overwrite(p, value)
 
     def put_back(self) -> None:
         """Give the model the user's weights again."""
