@@ -137,7 +137,14 @@ def tanh_ordered() -> Built:
     return task(normal(stack(30, nn.Tanh), 0.9, bias=1.0))
 
 
-@sick("mlp-relu-large-bias", "SP106", optimizer=sgd(1e-4), note="delta is kept, samples are not")
+@sick("mlp-layer-norm-60", "SP106", optimizer=adam(1e-3), note="delta is kept, samples are not")
+def layer_norm_without_skips() -> Built:
+    model = stack(60, nn.ReLU)
+    layers = [p for m in model[:-1:2] for p in (m, nn.LayerNorm(WIDTH), nn.ReLU())]
+    return task(nn.Sequential(*layers, model[-1]))
+
+
+@healthy("mlp-relu-large-bias", optimizer=sgd(1e-4), note="samples alike, and yet told apart")
 def relu_large_bias() -> Built:
     return task(normal(stack(30, nn.ReLU), 2**0.5, bias=3.0))
 

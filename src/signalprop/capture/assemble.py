@@ -15,7 +15,8 @@ from signalprop.capture import facts, statistics
 from signalprop.capture.backward import Backward, SeenDelta
 from signalprop.capture.batch import Batch
 from signalprop.capture.chain import Chain, chain_of
-from signalprop.capture.recorder import Recorder, Seen, SeenLoss
+from signalprop.capture.recorder import Recorder
+from signalprop.capture.seen import Seen, SeenLoss
 from signalprop.capture.statistics import ActivationStats, DeltaStats, Scalar
 from signalprop.capture.trace import Failure, LossCall, Site, Trace, Weight
 
@@ -67,11 +68,16 @@ def assemble(
     forward = [transfer.add(seen.scalars) for seen in recorder.sites]
     backward = {i: transfer.add(delta.scalars) for i, delta in found.at_site.items()}
     read = facts.readers(recorder.sites)
+    # a leaf is the user's own values, whatever the model has done to its copy
+    inputs = {name: data.leaves.get(name, x) for name, x in data.inputs.items()}
     given = {
         name: (transfer.add(facts.scalars(x)), transfer.add(facts.of_features(x, read.get(name))))
-        for name, x in data.inputs.items()
+        for name, x in inputs.items()
     }
-    losses = [_loss_scalars(call, transfer) for call in recorder.losses]
+    losses = [
+        (transfer.add(call.given), transfer.add(call.target), transfer.add(call.row_sums))
+        for call in recorder.losses
+    ]
     parameters = found.parameters
     weights = {name: transfer.add([_size(p)]) for name, p in parameters.items()}
     gradients = {
@@ -113,11 +119,11 @@ def assemble(
                 transfer[given[name][1]],
                 names[read[name].order] if name in read else None,
             )
-            for name, x in data.inputs.items()
+            for name, x in inputs.items()
         },
         losses=tuple(
-            _loss_call(call, transfer, *where, names=names, sites=recorder.sites)
-            for call, where in zip(recorder.losses, losses, strict=True)
+            _loss_call(call, transfer, places, names)
+            for call, places in zip(recorder.losses, losses, strict=True)
         ),
         loss=transfer[total][0] if transfer[total] else math.nan,
         batch=data.size,
@@ -230,47 +236,25 @@ def _weights(
 # ---- inputs and losses -----------------------------------------------------------------------
 
 
-def _loss_scalars(call: SeenLoss, transfer: _Transfer) -> tuple[slice, slice, slice]:
-    given = transfer.add(facts.scalars(call.input, whole=False))
-    target = transfer.add(facts.scalars(_kept(call)) if call.target is not None else [])
-    rows: list[Scalar] = []
-    if call.input.ndim >= 2 and call.input.is_floating_point() and call.input.numel():
-        sums = call.input.sum(1, dtype=statistics.accumulator(call.input.device))
-        rows = [sums.min(), sums.max()]
-    return given, target, transfer.add(rows)
-
-
-def _kept(call: SeenLoss) -> Tensor:
-    """The target without the values that the loss leaves out."""
-    target = call.target
-    assert target is not None
-    if call.ignored is None or target.is_floating_point():
-        return target
-    kept = target[target != call.ignored]
-    return kept if kept.numel() else target
-
-
 def _loss_call(
     call: SeenLoss,
     transfer: _Transfer,
-    given: slice,
-    target: slice,
-    rows: slice,
-    *,
+    places: tuple[slice, slice, slice],
     names: list[str],
-    sites: list[Seen],
 ) -> LossCall:
-    made = facts.of(call.input, transfer[given])
-    sums = transfer[rows]
-    place = next((i for i, s in enumerate(sites) if s is call.site), None)
+    given, target, rows = (transfer[place] for place in places)
+    made = facts.of(call.shape, call.dtype, given)
+    compared = None
+    if call.target_shape is not None:
+        compared = facts.of(call.target_shape, call.target_dtype, target)
     return LossCall(
         op=call.op,
         input=made,
-        target=facts.of(call.target, transfer[target]) if call.target is not None else None,
-        site=names[place] if place is not None else None,
-        site_op=sites[place].op if place is not None else None,
-        row_sums=(sums[0], sums[1]) if sums and made.low >= 0 else None,
-        classes=call.input.shape[1] if call.input.ndim >= 2 else None,
+        target=compared,
+        site=names[call.site.order] if call.site is not None else None,
+        site_op=call.site.op if call.site is not None else None,
+        row_sums=(rows[0], rows[1]) if rows and made.low >= 0 else None,
+        classes=call.shape[1] if len(call.shape) >= 2 else None,
         ignored=call.ignored,
     )
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from signalprop.capture import graph, kinds, statistics
 from signalprop.capture.batch import Batch
 from signalprop.capture.graph import Node, Span
-from signalprop.capture.recorder import Recorder, Seen
+from signalprop.capture.recorder import Recorder
+from signalprop.capture.seen import Seen
 from signalprop.capture.statistics import Scalar
 from signalprop.errors import LossError, ModelError
 

@@ -17,7 +17,8 @@ from signalprop.capture import graph, kinds
 from signalprop.capture.backward import Backward
 from signalprop.capture.graph import Node, Span
 from signalprop.capture.kinds import Kind
-from signalprop.capture.recorder import Recorder, Seen
+from signalprop.capture.recorder import Recorder
+from signalprop.capture.seen import Seen
 from signalprop.capture.trace import Block, Step
 
 #: on the way back, delta counts as gone where fewer samples than this share still have one

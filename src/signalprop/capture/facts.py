@@ -10,32 +10,35 @@ import torch
 from torch import Tensor
 
 from signalprop.capture import kinds, statistics
-from signalprop.capture.recorder import Seen
+from signalprop.capture.seen import Seen, SeenLoss
+from signalprop.capture.statistics import Scalar
 from signalprop.capture.trace import FeatureFacts, TensorFacts
 
 _RECURRENT = frozenset({"rnn", "lstm", "gru"} | kinds.RECURRENT_OPS)
 
 
-def scalars(x: Tensor, *, whole: bool = True) -> list[Tensor]:
+def scalars(x: Tensor, *, whole: bool = True) -> list[Scalar]:
     """[low, high, mean, std] of any tensor, and whether every value is a whole number."""
     if x.numel() == 0 or x.layout is not torch.strided:
         return []
     value = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
-    wide = value.to(statistics.accumulator(x.device))
-    low, high = wide.aminmax()
-    found = [low, high, wide.mean(), wide.std(correction=0)]
+    if value.dtype is torch.bool:
+        value = value.to(torch.uint8)
+    low, high = value.aminmax()
+    found: list[Scalar] = [low, high, *statistics.moments(value)]
     if whole:
+        some = value.reshape(-1)[: statistics.CHUNK]
         floating = value.is_floating_point()
-        found.append((value == value.round()).all() if floating else torch.ones_like(low))
+        found.append((some == some.round()).all() if floating else 1.0)
     return found
 
 
-def of(x: Tensor, values: list[float]) -> TensorFacts:
+def of(shape: tuple[int, ...], dtype: str, values: list[float]) -> TensorFacts:
     """The facts of a tensor from its `scalars`."""
     low, high, mean, std, *whole = values or [math.nan] * 4
     return TensorFacts(
-        shape=tuple(x.shape),
-        dtype=str(x.dtype).removeprefix("torch."),
+        shape=shape,
+        dtype=dtype,
         low=low,
         high=high,
         mean=mean,
@@ -45,11 +48,47 @@ def of(x: Tensor, values: list[float]) -> TensorFacts:
     )
 
 
+def dtype_name(x: Tensor) -> str:
+    """`float32`."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def of_loss(
+    op: str, given: Tensor, target: Tensor | None, site: Seen | None, ignored: int | None
+) -> SeenLoss:
+    """What is kept of a loss call, taken at once: a kept tensor would outlive its use."""
+    given = given.detach()
+    rows: list[Scalar] = []
+    if given.ndim >= 2 and given.is_floating_point() and given.numel():
+        sums = given.sum(1, dtype=torch.float32 if given.dtype.itemsize < 4 else None)
+        rows = [sums.min(), sums.max()]
+    return SeenLoss(
+        op=op,
+        shape=tuple(given.shape),
+        dtype=dtype_name(given),
+        given=scalars(given, whole=False),
+        row_sums=rows,
+        target_shape=tuple(target.shape) if target is not None else None,
+        target_dtype=dtype_name(target) if target is not None else "",
+        target=scalars(_kept(target.detach(), ignored)) if target is not None else [],
+        site=site,
+        ignored=ignored,
+    )
+
+
+def _kept(target: Tensor, ignored: int | None) -> Tensor:
+    """The target without the values that the loss leaves out."""
+    if ignored is None or target.is_floating_point():
+        return target
+    kept = target[target != ignored]
+    return kept if kept.numel() else target
+
+
 def of_input(
     x: Tensor, values: list[float], features: list[float], reader: str | None
 ) -> TensorFacts:
     """The facts of an input, with those of its features and the name of the site that reads it."""
-    found = of(x, values)
+    found = of(tuple(x.shape), dtype_name(x), values)
     if reader is None:
         return found
     several: FeatureFacts | None = None

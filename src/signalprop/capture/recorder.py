@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from signalprop.capture import kinds, statistics
+from signalprop.capture import facts, kinds, statistics
 from signalprop.capture.kinds import Kind
 from signalprop.capture.modules import (
     is_atomic,
@@ -28,56 +27,9 @@ from signalprop.capture.modules import (
     tensors_in,
     torch_name,
 )
-from signalprop.capture.statistics import Scalar
+from signalprop.capture.seen import Frame, Seen, SeenLoss
 
 _PASS_THROUGH = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
-
-
-@dataclass
-class Seen:
-    """A site while the pass runs; its statistics are still on the device."""
-
-    base: str
-    module: str
-    op: str
-    kind: Kind
-    shape: tuple[int, ...]
-    dtype: str
-    node: Any
-    output_nr: int
-    entry: Any
-    rows: int
-    numel: int
-    scalars: list[Scalar]
-    order: int
-    units: int | None = None
-    unit_stat: str | None = None
-    tokens: bool = False
-    in_loss: bool = False
-    aliases: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Frame:
-    """A module being called."""
-
-    module: torch.nn.Module
-    path: str
-    atomic: bool
-    given: Tensor | None
-    entry: Any
-    version: int
-
-
-@dataclass
-class SeenLoss:
-    """A call of a loss function, with the tensors it was given."""
-
-    op: str
-    input: Tensor
-    target: Tensor | None
-    site: Seen | None
-    ignored: int | None
 
 
 class Recorder(TorchFunctionMode):
@@ -367,15 +319,9 @@ class Recorder(TorchFunctionMode):
         if not isinstance(given, Tensor):
             return
         ignored = kwargs.get("ignore_index", -100) if op in ("cross_entropy", "nll_loss") else None
-        self.losses.append(
-            SeenLoss(
-                op,
-                given.detach(),
-                target.detach() if isinstance(target, Tensor) else None,
-                self.site_of(given),
-                ignored,
-            )
-        )
+        if not isinstance(target, Tensor):
+            target = None
+        self.losses.append(facts.of_loss(op, given, target, self.site_of(given), ignored))
 
     def _see_broadcast(self, op: str, args: tuple[Any, ...]) -> None:
         """Arithmetic in a hand-written loss whose result is larger than both its operands."""
@@ -390,6 +336,4 @@ class Recorder(TorchFunctionMode):
             return
         if size > max(a.numel(), b.numel()):
             given, target = (a, b) if a.requires_grad else (b, a)
-            self.losses.append(
-                SeenLoss(op, given.detach(), target.detach(), self.site_of(given), None)
-            )
+            self.losses.append(facts.of_loss(op, given, target, self.site_of(given), None))

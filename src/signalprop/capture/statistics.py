@@ -185,6 +185,13 @@ def mean(x: Tensor) -> Tensor:
     return torch.stack(parts).sum() / x.numel()
 
 
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (population) of all elements, in two passes."""
+    average = mean(x)
+    squares = [(part - average).square().sum() for part in _parts(x.reshape(1, -1))]
+    return average, (torch.stack(squares).sum() / x.numel()).sqrt()
+
+
 def _zeros_quickly(flat: Tensor) -> int:
     # numpy compares and counts in a fifth of the time that torch needs
     return int(np.count_nonzero(flat.numpy() == 0))

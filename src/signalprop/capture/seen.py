@@ -1,0 +1,64 @@
+"""What a recorder holds while a pass runs; `assemble` turns it into a `Trace`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signalprop.capture.kinds import Kind
+from signalprop.capture.statistics import Scalar
+
+
+@dataclass
+class Seen:
+    """A site while the pass runs; its statistics are still on the device."""
+
+    base: str
+    module: str
+    op: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    node: Any
+    output_nr: int
+    entry: Any
+    rows: int
+    numel: int
+    scalars: list[Scalar]
+    order: int
+    units: int | None = None
+    unit_stat: str | None = None
+    tokens: bool = False
+    in_loss: bool = False
+    aliases: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Frame:
+    """A module being called."""
+
+    module: torch.nn.Module
+    path: str
+    atomic: bool
+    given: Tensor | None
+    entry: Any
+    version: int
+
+
+@dataclass
+class SeenLoss:
+    """A call of a loss function: facts of the tensors it was given, which are not kept."""
+
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    given: list[Scalar]
+    row_sums: list[Scalar]
+    target_shape: tuple[int, ...] | None
+    target_dtype: str
+    target: list[Scalar]
+    site: Seen | None
+    ignored: int | None
