@@ -118,7 +118,6 @@ MODES = {
     "no_grad in autocast": lambda: _both(
         torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad()
     ),
-    "default device": lambda: torch.device("cpu"),
     "detect_anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
 }
 

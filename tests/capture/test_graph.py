@@ -47,7 +47,7 @@ def test_topological_order_puts_every_node_before_those_it_leads_to(nodes):
         assert all(place[nxt] > place[node] for nxt, _ in node.next_functions if nxt is not None)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(graphs(), st.integers(0, 100))
 def test_the_spine_is_the_chain_of_dominators(nodes, number):
     source = source_of(nodes, number)
@@ -61,7 +61,7 @@ def test_the_spine_is_the_chain_of_dominators(nodes, number):
         assert set(span.inner) == spine_twin.inside(nodes[0], span.upper, span.lower)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(graphs(), st.integers(0, 100))
 def test_a_residual_span_adds_what_enters_it_to_something_made_of_it(nodes, number):
     source = source_of(nodes, number)
@@ -90,7 +90,7 @@ def _views_end(node, stop):
     return node
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(graphs(), st.lists(st.integers(0, 100), min_size=1, max_size=4))
 def test_the_longest_spine_wins(nodes, numbers):
     order = graph.topological(nodes[0])

@@ -129,22 +129,27 @@ _RUN = 4096
 _SAFE_VARIANCE = 1e-3
 
 
-def _safe_norms(flat: Tensor) -> np.ndarray | None:
-    """Row norms by the quick way; None where it must not be taken."""
+def _quick_norms(flat: Tensor) -> np.ndarray | None:
+    """Row norms in float32, exact to six digits unless squares under- or overflow."""
     if flat.dtype is not torch.float32 or flat.device.type != "cpu" or flat.numel() > CHUNK:
         return None
     width = flat.shape[1]
-    whole = width - width % _RUN
     if width <= _RUN:
-        norms = torch.linalg.vector_norm(flat, dim=1).numpy().astype(np.float64)
-    else:
-        runs = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, _RUN)), dim=2)
-        squares = (runs.numpy().astype(np.float64) ** 2).sum(1)
-        if whole < width:
-            rest = torch.linalg.vector_norm(flat[:, whole:], dim=1).numpy().astype(np.float64)
-            squares += rest**2
-        norms = np.sqrt(squares)
-    return norms if norms.min() > _SAFE_LOW and norms.max() < _SAFE_HIGH else None
+        return torch.linalg.vector_norm(flat, dim=1).numpy().astype(np.float64)
+    whole = width - width % _RUN
+    runs = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, _RUN)), dim=2)
+    squares = (runs.numpy().astype(np.float64) ** 2).sum(1)
+    if whole < width:
+        rest = torch.linalg.vector_norm(flat[:, whole:], dim=1).numpy().astype(np.float64)
+        squares += rest**2
+    return np.sqrt(squares)
+
+
+def _safe_norms(flat: Tensor) -> np.ndarray | None:
+    """Row norms by the quick way; None where it must not be taken."""
+    norms = _quick_norms(flat)
+    safe = norms is not None and norms.min() > _SAFE_LOW and norms.max() < _SAFE_HIGH
+    return norms if safe else None
 
 
 def _parts(flat: Tensor) -> Iterator[Tensor]:
@@ -174,9 +179,13 @@ def norm(x: Tensor) -> Scalar:
         x = x.coalesce().values()
     if x.is_complex():
         x = torch.view_as_real(x)
-    flat = x.reshape(1, -1)
-    safe = _safe_norms(flat)
-    return float(safe[0]) if safe is not None else _wide_norms(flat)[0]
+    flat = x.reshape(len(x), -1) if x.ndim > 1 else x.reshape(1, -1)
+    rows = _quick_norms(flat)
+    if rows is not None:
+        whole = math.sqrt(float(rows @ rows))
+        if _SAFE_LOW < whole < _SAFE_HIGH:  # a row too small to be exact adds nothing
+            return whole
+    return torch.linalg.vector_norm(_wide_norms(flat))
 
 
 def mean(x: Tensor) -> Tensor:
@@ -229,26 +238,37 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     few = flat[:RANK_SAMPLES]
     gram = (few @ few.T).numpy().astype(np.float64)
     scale = inverse[:RANK_SAMPLES] ** 2
-    average = float(flat.mean())
+    resultant, average = _sums_quickly(flat, inverse)
     if square - average * average < _SAFE_VARIANCE * square:
-        average = float(flat.double().mean())
+        average = float(mean(flat))
     return [
         average,
         square,
         _zeros_quickly(flat),
-        _resultant_quickly(flat, inverse),
+        resultant,
         len(norms),
         float(scale @ (gram * gram) @ scale),
         len(few),
     ]
 
 
+def _sums_quickly(flat: Tensor, inverse: np.ndarray) -> tuple[float, float]:
+    """Resultant and mean; both are sums over the rows, so that one reading does for both."""
+    rows = np.ones((2, len(inverse)), dtype=np.float32)
+    rows[0] = inverse
+    unit, plain = torch.from_numpy(rows) @ flat
+    return _exact_if_near(float(unit.dot(unit)), flat, inverse), float(plain.sum()) / flat.numel()
+
+
 def _resultant_quickly(flat: Tensor, inverse: np.ndarray) -> float:
     total = torch.from_numpy(inverse.astype(np.float32)) @ flat
-    resultant = float(total.dot(total))
+    return _exact_if_near(float(total.dot(total)), flat, inverse)
+
+
+def _exact_if_near(resultant: float, flat: Tensor, inverse: np.ndarray) -> float:
+    """Where the samples are all but alike, how much so is below float32's last digit."""
     n = len(inverse)
     if n > 1 and n * n - resultant < _NEARLY_ONE * n * n:
-        # samples that are all but alike: how much so is below float32's last digit
         return float(_wide_resultant(flat, torch.from_numpy(inverse)))
     return resultant
 
@@ -317,6 +337,8 @@ def token_cosine(x: Tensor) -> Tensor:
 def dead_units(x: Tensor, unit_dim: int) -> Tensor:
     """How many units are not above zero for any observation."""
     others = [d for d in range(x.ndim) if d != unit_dim]
+    if x.device.type == "cpu" and len(x) > 8 and bool((x[:8].amax(others) > 0).all()):
+        return torch.tensor(0)  # a few samples have seen every unit alive
     return (x.amax(others) <= 0).sum()
 
 

@@ -7,36 +7,50 @@ H v = (g(w + e v) - g(w)) / e, so any network that has a gradient has it, fused 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from signalprop.capture.statistics import accumulator
+from signalprop.capture.statistics import norm
 from signalprop.diagnosis.probe import Probe
 
 #: length of the finite difference, relative to the length of the weights
 RELATIVE_STEP = 1e-3
 
 
-def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    total = 0.0
-    for name, x in a.items():
-        if name in b:
-            wide = accumulator(x.device)
-            y = b[name]
-            if x.is_complex():
-                x, y = torch.view_as_real(x), torch.view_as_real(y)
-            total += float((x.to(wide) * y.to(wide)).sum())
-    return total
+class _Flat:
+    """Gradients and weights of some parameters as one long vector each."""
 
+    def __init__(self, probe: Probe, names: Iterable[str]) -> None:
+        self.probe = probe
+        self.names = list(names)
+        self.weights = self.joined(probe.trained)
 
-def _scaled(a: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-    return {name: x * factor for name, x in a.items()}
+    def joined(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """One vector of all tensors; a missing one counts as zero."""
+        parts = []
+        for name in self.names:
+            p = self.probe.trained[name]
+            part = tensors[name].detach() if name in tensors else torch.zeros_like(p)
+            part = part.to_dense() if part.is_sparse else part
+            part = torch.view_as_real(part) if part.is_complex() else part
+            parts.append(part.reshape(-1))
+        wide = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+        wide = wide if wide.itemsize >= 4 else torch.float32
+        return torch.cat([part.to(wide) for part in parts])
 
-
-def _sum(a: Mapping[str, Tensor], b: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-    return {name: x + factor * b[name] if name in b else x for name, x in a.items()}
+    def gradients_at(self, weights: Tensor) -> Tensor:
+        """The gradient with other weights in place."""
+        values, start = {}, 0
+        for name in self.names:
+            p = self.probe.trained[name]
+            shape = torch.view_as_real(p).shape if p.is_complex() else p.shape
+            part = weights[start : start + shape.numel()].reshape(shape)
+            values[name] = torch.view_as_complex(part) if p.is_complex() else part
+            start += shape.numel()
+        self.probe.write(values)
+        return self.joined(self.probe.gradients()[1])
 
 
 def sharpness(
@@ -57,41 +71,37 @@ def sharpness(
     Returns:
         The estimate, in units of loss per squared weight; None where the gradient is zero.
     """
-    norm = math.sqrt(_dot(gradients, gradients))
-    if not norm or not math.isfinite(norm):
+    flat = _Flat(probe, gradients)
+    gradient = flat.joined(gradients)
+    length = float(norm(gradient))
+    if not length or not math.isfinite(length):
         return None
-    weights = {name: probe.trained[name].detach().clone() for name in gradients}
-    size = math.sqrt(_dot(weights, weights)) or 1.0
-    step = RELATIVE_STEP * size
-    previous: dict[str, Tensor] = {}
-    direction = _scaled(gradients, 1 / norm)
+    step = RELATIVE_STEP * (float(norm(flat.weights)) or 1.0)
+    direction, previous = gradient / length, torch.zeros_like(gradient)
     diagonal: list[float] = []
     off: list[float] = []
     for _ in range(iterations):
-        probe.write(_sum(weights, direction, step))
-        _, moved = probe.gradients()
-        product = _scaled(_sum(moved, gradients, -1.0), 1 / step)
-        product = {n: product.get(n, torch.zeros_like(w)) for n, w in weights.items()}
-        diagonal.append(_dot(product, direction))
-        if not math.isfinite(diagonal[-1]):
-            diagonal.pop()
+        product = (flat.gradients_at(flat.weights + step * direction) - gradient) / step
+        along = float(product.dot(direction))
+        if not math.isfinite(along):
             break
-        product = _sum(product, direction, -diagonal[-1])
-        if previous:
-            product = _sum(product, previous, -off[-1])
-        length = math.sqrt(_dot(product, product))
+        diagonal.append(along)
+        product -= along * direction
+        if off:
+            product -= off[-1] * previous
+        length = float(norm(product))
         if length <= 1e-6 * max(map(abs, diagonal)) or not math.isfinite(length):
             break
         off.append(length)
-        previous, direction = direction, _scaled(product, 1 / length)
-    probe.write(weights)
+        previous, direction = direction, product / length
+    probe.put_back()
     if not diagonal:
         return None
     k = len(diagonal)
-    tri = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     for i, beta in enumerate(off[: k - 1]):
-        tri[i, i + 1] = tri[i + 1, i] = beta
-    return float(torch.linalg.eigvalsh(tri)[-1])
+        tridiagonal[i, i + 1] = tridiagonal[i + 1, i] = beta
+    return float(torch.linalg.eigvalsh(tridiagonal)[-1])
 
 
 def gradient_noise(probe: Probe, *, parts: int = 4) -> dict[str, float] | None:
@@ -119,12 +129,12 @@ def gradient_noise(probe: Probe, *, parts: int = 4) -> dict[str, float] | None:
         for name, gradient in gradients.items():
             g = gradient.to_dense() if gradient.is_sparse else gradient
             total[name] = total[name] + g if name in total else g.clone()
-            squares[name] = squares.get(name, 0.0) + _dot({name: g}, {name: g})
+            squares[name] = squares.get(name, 0.0) + float(norm(g)) ** 2
     signal: dict[str, float] = {}
     spread: dict[str, float] = {}
     for name, summed in total.items():
         layer = name.rpartition(".")[0]
-        mean_square = _dot({name: summed}, {name: summed}) / parts**2
+        mean_square = float(norm(summed)) ** 2 / parts**2
         variance = max(squares[name] - parts * mean_square, 0.0) / (parts - 1)
         signal[layer] = signal.get(layer, 0.0) + mean_square
         spread[layer] = spread.get(layer, 0.0) + variance / parts

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signalprop.capture.statistics import accumulator
+from signalprop.capture.statistics import accumulator, norm
 from signalprop.diagnosis.evidence import OptimizerFacts
 from signalprop.diagnosis.finding import Learning
 from signalprop.diagnosis.probe import Probe
@@ -36,14 +36,24 @@ def facts_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Optimi
     """What rules may know of an optimizer."""
     names = {id(p): name for name, p in model.named_parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
-    groups = optimizer.param_groups
+    groups, fresh = optimizer.param_groups, _fresh(optimizer)
     return OptimizerFacts(
         name=type(optimizer).__name__,
-        rate=max((max(_number(g, "lr"), _number(g, "initial_lr")) for g in groups), default=0.0),
+        rate=max((_warm(g) if fresh else _number(g, "lr") for g in groups), default=0.0),
         held=frozenset(names[id(p)] for p in held if id(p) in names),
         foreign=sum(id(p) not in names for p in held),
         momentum=max((_number(g, "momentum") for g in groups), default=0.0),
     )
+
+
+def _fresh(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it has never been stepped, so that a schedule may still be at its start."""
+    return not optimizer.state and not getattr(optimizer, "_opt_called", False)
+
+
+def _warm(group: Mapping[str, Any]) -> float:
+    """The learning rate that a schedule warms up to; what a group has where there is none."""
+    return max(_number(group, key) for key in ("lr", "initial_lr", "max_lr"))
 
 
 def _number(group: Mapping[str, Any], key: str) -> float:
@@ -67,21 +77,26 @@ def learning_share(
     Returns:
         Share by module path (nan where the decrease is zero), and the decrease in units of loss.
     """
-    parts: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[float]] = {}
     for name, gradient in gradients.items():
         if name in updates:
             parts.setdefault(_layer(name), []).append(_decrease(gradient, updates[name]))
-    sums = {layer: math.fsum(float(v) for v in values) for layer, values in parts.items()}
+    sums = {layer: math.fsum(values) for layer, values in parts.items()}
     total = math.fsum(sums.values())
     return {k: v / total if total else math.nan for k, v in sums.items()}, total
 
 
-def _decrease(gradient: Tensor, update: Tensor) -> Tensor:
-    wide = accumulator(gradient.device)
+def _decrease(gradient: Tensor, update: Tensor) -> float:
     g = gradient.to_dense() if gradient.is_sparse else gradient
     if g.is_complex():
         g, update = torch.view_as_real(g), torch.view_as_real(update)
-    return -(g.to(wide) * update.to(wide)).sum()
+    g, update = g.reshape(-1), update.reshape(-1)
+    if g.dtype == update.dtype == torch.float32:
+        quick = -float(g.dot(update))
+        if 1e-30 < abs(quick) < 1e30:  # products of small gradients underflow
+            return quick
+    wide = accumulator(g.device)
+    return -float(g.to(wide).dot(update.to(wide)))
 
 
 def _layer(parameter: str) -> str:
@@ -108,29 +123,34 @@ class Rehearsal:
                 id(probe.trained[name]): value for name, value in self.copies.items()
             }
             self.optimizer = copy.deepcopy(optimizer, memo)
-            for group in self.optimizer.param_groups:
-                if "max_iter" in group:  # LBFGS would go on alone with one gradient
-                    group["max_iter"] = 1
-                    group["max_eval"] = 1
-                # warm-up starts near zero; what counts is the rate it warms up to
-                initial = group.get("initial_lr")
-                if isinstance(initial, float) and isinstance(group.get("lr"), float):
-                    group["lr"] = max(group["lr"], initial)
+            if _fresh(optimizer):
+                for group in self.optimizer.param_groups:
+                    if isinstance(group.get("lr"), float):
+                        group["lr"] = _warm(group)
 
-    def update(self, loss: float, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One update with these gradients; returns the change of every trained parameter."""
-        before = {name: value.detach().clone() for name, value in self.copies.items()}
-        for name, value in self.copies.items():
-            value.grad = gradients[name].clone() if name in gradients else None
-
-        def closure() -> Tensor:
-            return torch.tensor(loss, requires_grad=True)
-
+    def update(self, gradients: Mapping[str, Tensor]) -> None:
+        """One update of the copies with these gradients."""
+        self._give(gradients)
         step: Callable[..., Any] = self.optimizer.step
         try:
             step()
-        except TypeError:  # LBFGS and sharpness-aware optimizers want to evaluate the loss
-            step(closure)
+        except TypeError:  # LBFGS and sharpness-aware optimizers evaluate the loss themselves
+            step(self._evaluate)
+
+    def _give(self, gradients: Mapping[str, Tensor]) -> None:
+        for name, value in self.copies.items():
+            value.grad = gradients[name].clone() if name in gradients else None
+
+    def _evaluate(self) -> Tensor:
+        self.probe.write(self.copies)
+        loss, gradients = self.probe.gradients()
+        self._give(gradients)
+        return torch.tensor(loss)
+
+    def change(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One update; what it changed, by parameter."""
+        before = {name: value.detach().clone() for name, value in self.copies.items()}
+        self.update(gradients)
         return {name: value.detach() - before[name] for name, value in self.copies.items()}
 
     def run(
@@ -147,20 +167,22 @@ class Rehearsal:
             What was measured, and the weights after the updates.
         """
         first_weights = {n: v.detach().clone() for n, v in self.copies.items()}
-        change = self.update(loss, gradients)
+        change = self.change(gradients)
         share, decrease = learning_share(gradients, change)
-        ratios = self._ratios(first_weights, change)
+        ratios = _ratios(first_weights, change)
         unmoved = _unmoved(first_weights, change, gradients)
         after = [loss]
         later_share = share
-        for _ in range(updates - 1):
+        for i in range(1, updates):
             self.probe.write(self.copies)
             value, gradients = self.probe.gradients()
             after.append(value)
             if not math.isfinite(value):
                 break
-            change = self.update(value, gradients)
-            later_share, _ = learning_share(gradients, change)
+            if i < updates - 1:
+                self.update(gradients)
+            else:
+                later_share, _ = learning_share(gradients, self.change(gradients))
         else:
             self.probe.write(self.copies)
             after.append(self.probe.value())
@@ -178,25 +200,16 @@ class Rehearsal:
         )
         return measured, {n: v.detach() for n, v in self.copies.items()}
 
-    def _ratios(
-        self, weights: Mapping[str, Tensor], change: Mapping[str, Tensor]
-    ) -> dict[str, float]:
-        moved: dict[str, float] = {}
-        size: dict[str, float] = {}
-        for name, update in change.items():
-            layer = _layer(name)
-            wide = accumulator(update.device)
-            moved[layer] = moved.get(layer, 0.0) + float(_square(update, wide))
-            size[layer] = size.get(layer, 0.0) + float(_square(weights[name], wide))
-        return {
-            layer: math.sqrt(moved[layer] / size[layer]) if size[layer] else math.inf
-            for layer in moved
-        }
 
-
-def _square(x: Tensor, wide: torch.dtype) -> Tensor:
-    x = torch.view_as_real(x) if x.is_complex() else x
-    return x.to(wide).square().sum()
+def _ratios(weights: Mapping[str, Tensor], change: Mapping[str, Tensor]) -> dict[str, float]:
+    """|update| / |weights| by layer."""
+    moved: dict[str, float] = {}
+    size: dict[str, float] = {}
+    for name, update in change.items():
+        layer = _layer(name)
+        moved[layer] = math.hypot(moved.get(layer, 0.0), float(norm(update)))
+        size[layer] = math.hypot(size.get(layer, 0.0), float(norm(weights[name])))
+    return {layer: moved[layer] / size[layer] if size[layer] else math.inf for layer in moved}
 
 
 def _unmoved(
