@@ -342,7 +342,7 @@ def test_verdict_of_a_sick_network_names_the_first_cause():
 
 
 def test_verdict_adds_how_far_the_signal_gets():
-    found = run("mlp-relu-large-bias")
+    found = run("mlp-layer-norm-60")
     assert found.verdict.startswith("Inputs become indistinguishable")
     assert " In all, the error signal " in found.verdict
     assert found.verdict.endswith(".")

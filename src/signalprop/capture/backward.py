@@ -55,6 +55,7 @@ class Backward:
         self.gradients: dict[str, Tensor] = {}
         self.at_site: dict[int, SeenDelta] = {}
         self.norms: dict[Node, Tensor] = {}
+        self.folded: set[Node] = set()
         self.spans: list[Span] = []
         self.start: Node | None = None
         self.on_path = 0
@@ -102,7 +103,9 @@ class Backward:
             on_spine = {self.start} | {
                 span.upper
                 for span in self.spans
-                if span.inner or not kinds.moves_values_only(span.upper.name())
+                if span.inner
+                or not kinds.moves_values_only(span.upper.name())
+                or span.upper in at_node
             }
         batch, dim = recorder.batch, recorder.batch_dim
         return [
@@ -128,6 +131,8 @@ class Backward:
                     self.at_site[i] = SeenDelta(row_norms, scalars, flat.numel())
                 if on_spine:
                     self.norms[node] = _joint_norms(gradients, norms, batch, dim)
+                    if any(statistics.is_folded(g, batch, dim) for g in gradients if g is not None):
+                        self.folded.add(node)
 
         return read
 

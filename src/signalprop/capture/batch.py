@@ -79,10 +79,17 @@ def first_of(data: Any) -> Any:
         return data
     if _is_batch_object(data):
         return data
+    # a loader's own generator is the user's: drawing a batch must not move it on
+    holders = (data, getattr(data, "sampler", None))
+    generators = {getattr(holder, "generator", None) for holder in holders}
+    before = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     try:
         return next(iter(data))
     except StopIteration:
         raise BatchError("the data loader is empty; give one with at least one batch") from None
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
 
 
 def _is_batch_object(data: Any) -> bool:

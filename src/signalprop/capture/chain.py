@@ -94,12 +94,32 @@ def _site_below(node: Node, spans: list[Span], site_at: dict[Node, tuple[str, Se
     return None
 
 
+def _unfold(norms: dict[Node, np.ndarray], spans: list[Span], found: Backward) -> None:
+    """Take the norms from where samples are apart.
+
+    A view passes every sample's norm on. Where it folds samples and positions into one dimension,
+    which rows belong to a sample is a guess (attention folds time first), so the norms above the
+    view stand for those below it.
+    """
+    apart: np.ndarray | None = None
+    for span in spans:
+        if span.upper in norms and span.upper not in found.folded:
+            apart = norms[span.upper]
+        if span.inner or not kinds.moves_values_only(span.upper.name()):
+            apart = None
+            continue
+        norms.pop(span.upper, None)
+        if apart is not None and span.lower in found.folded:
+            norms[span.lower] = apart
+
+
 class _Levels:
     """L = mean over samples of ln |delta| at every node of the spine."""
 
     def __init__(self, spans: list[Span], found: Backward, batch: int) -> None:
         nodes = [span.upper for span in spans] + ([spans[-1].lower] if spans else [])
         norms = {n: _numpy(found.norms[n]) for n in nodes if n in found.norms}
+        _unfold(norms, spans, found)
         self._found, self._batch = found, batch
         self.cut: Node | None = None
         self._mask = np.ones(batch, dtype=bool)

@@ -182,6 +182,11 @@ class Recorder(TorchFunctionMode):
             writes = called[-2] != "_" or called.startswith("__i") or called == "__setitem__"
             if writes and called != "requires_grad_":
                 self._before_write(args[0])
+        for written in (kwargs.get("out"), args[0] if called.startswith("_foreach") else None):
+            for _, tensor in tensors_in(written):
+                self._before_write(tensor)
+        if kwargs.get("max_norm") is not None and len(args) > 1:
+            self._before_write(args[1])  # an embedding that shortens its own rows
         op = kinds.OP_NAMES.get(called)
         if op is None or not args:
             return func(*args, **kwargs)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from signalprop.errors import ModelError
 
-_CONTAINERS = (list, dict, set, OrderedDict, deque)
+_ATOMS = frozenset({bool, int, float, str})
+_CONTAINERS = (list, dict, set, tuple, deque, OrderedDict, defaultdict, Counter)
 
 
 class Sandbox:
@@ -36,22 +38,44 @@ class Sandbox:
             for p, value, *_ in self._parameters.values()
             if _storage(value)
         }
+        for p in model.parameters():  # a forward may zero its gradients in place
+            if p.grad is not None and _storage(p.grad):
+                self._storages[_storage(p.grad)] = (p.grad, p.grad.detach())
+        self._hooks = [(p, set(p._backward_hooks or ())) for p in model.parameters()]
         self._copied: dict[int, tuple[Tensor, Tensor]] = {}
         self._tensors: list[tuple[Tensor, Tensor]] = []
         self._attributes: list[tuple[dict[str, Any], dict[str, Any], list[int]]] = []
         self._contents: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[torch.Generator, Tensor]] = []
         seen: set[int] = set()
         for module in model.modules():
             now = module.__dict__
             self._attributes.append((now, now.copy(), [id(v) for v in now.values()]))
-            for value in now.values():
-                if type(value) in _CONTAINERS:
-                    self._contents.append((value, value.copy() if value else ()))
-                elif isinstance(value, Tensor):
-                    self._keep(value, seen)
+            for key, value in now.items():
+                if key == "_parameters" or key == "_modules":
+                    self._contents.append((value, value.copy()))
+                elif value is not None and type(value) not in _ATOMS:
+                    self._walk(value, seen)
             for buffer in module._buffers.values():
                 if buffer is not None:
                     self._keep(buffer, seen)
+
+    def _walk(self, value: Any, seen: set[int]) -> None:
+        """Remember a value that can change in place, and what it holds."""
+        if type(value) in _CONTAINERS:
+            if not value and not isinstance(value, tuple):
+                self._contents.append((value, ()))
+            elif id(value) not in seen:
+                seen.add(id(value))
+                if not isinstance(value, tuple):
+                    self._contents.append((value, copy.copy(value)))
+                for item in value.values() if isinstance(value, dict) else value:
+                    if type(item) not in _ATOMS:
+                        self._walk(item, seen)
+        elif isinstance(value, Tensor):
+            self._keep(value, seen)
+        elif isinstance(value, torch.Generator):
+            self._generators.append((value, value.get_state()))
 
     def _keep(self, tensor: Tensor, seen: set[int]) -> None:
         if id(tensor) not in seen and not isinstance(tensor, torch.nn.Parameter):
@@ -83,14 +107,19 @@ class Sandbox:
                 container.clear()
                 refill = container.extend if hasattr(container, "extend") else container.update
                 refill(content)
+        for generator, before in self._generators:
+            generator.set_state(before)
         with torch.no_grad():
             for tensor, value in self._tensors:
                 if not _equal(tensor, value):
                     overwrite(tensor, value)
             written = set()
-            for key, (value, copy) in self._copied.items():
-                overwrite(value, copy)
+            for key, (value, kept) in self._copied.items():
+                overwrite(value, kept)
                 written.add(key)
+        for p, hooks in self._hooks:
+            for key in set(p._backward_hooks or ()) - hooks:
+                del p._backward_hooks[key]
         for name, (p, value, version, grad, requires_grad) in self._parameters.items():
             if _storage(p.detach()) != _storage(value):
                 p.data = value
@@ -118,8 +147,12 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Bitwise where nan counts as nan; a shape that changed counts as different."""
-    return a.shape == b.shape and bool(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)))
+    """Bit for bit."""
+    return a.shape == b.shape and torch.equal(_bits(a), _bits(b))
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _same(a: Any, b: Any) -> bool:

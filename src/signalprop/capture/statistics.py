@@ -110,6 +110,13 @@ def by_sample(x: Tensor, batch: int, batch_dim: int = 0) -> Tensor:
     return x.reshape(1, -1)
 
 
+def is_folded(x: Tensor, batch: int, batch_dim: int = 0) -> bool:
+    """Whether `by_sample` has to guess which rows belong to a sample."""
+    if batch in x.shape[:2] or (x.ndim > batch_dim and x.shape[batch_dim] == batch):
+        return False
+    return batch > 1 and x.ndim > 1 and x.shape[0] > batch and x.shape[0] % batch == 0
+
+
 # ---- two ways to add ---------------------------------------------------------------------------
 # On a CPU a float32 reduction is seven times quicker than one that widens first, and looking at
 # its result costs nothing, so float32 is tried, the small rest is done in numpy, and the rare
@@ -236,8 +243,9 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     square = float(norms @ norms) / n
     inverse = 1 / norms
     few = flat[:RANK_SAMPLES]
-    gram = (few @ few.T).numpy().astype(np.float64)
-    scale = inverse[:RANK_SAMPLES] ** 2
+    runs = few.split(_RUN, dim=1) if few.shape[1] > 4 * _RUN else (few,)
+    gram = np.sum([(run @ run.T).numpy() for run in runs], axis=0, dtype=np.float64)
+    scale = 1 / gram.diagonal()
     resultant, average = _sums_quickly(flat, inverse)
     if square - average * average < _SAFE_VARIANCE * square:
         average = float(mean(flat))
@@ -269,7 +277,7 @@ def _exact_if_near(resultant: float, flat: Tensor, inverse: np.ndarray) -> float
     """Where the samples are all but alike, how much so is below float32's last digit."""
     n = len(inverse)
     if n > 1 and n * n - resultant < _NEARLY_ONE * n * n:
-        return float(_wide_resultant(flat, torch.from_numpy(inverse)))
+        return float(_wide_resultant(flat, 1 / _wide_norms(flat)))
     return resultant
 
 

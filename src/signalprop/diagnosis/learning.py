@@ -123,6 +123,9 @@ class Rehearsal:
                 id(probe.trained[name]): value for name, value in self.copies.items()
             }
             self.optimizer = copy.deepcopy(optimizer, memo)
+            if hasattr(optimizer, "_params"):  # LBFGS keeps its parameters outside its state
+                held = [p for group in self.optimizer.param_groups for p in group["params"]]
+                self.optimizer.__dict__.update(_params=held, _numel_cache=None)
             if _fresh(optimizer):
                 for group in self.optimizer.param_groups:
                     if isinstance(group.get("lr"), float):

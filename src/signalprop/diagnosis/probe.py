@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,13 +39,17 @@ class Probe:
         self.parameters = dict(model.named_parameters())
         self.trained = {n: p for n, p in self.parameters.items() if p.requires_grad}
         self._sandbox = sandbox
+        for p in self.parameters.values():  # nobody watches what the model writes to in a probe
+            sandbox.before_write(p)
         self._data = data
         self._random = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def value(self) -> float:
         """The loss at the present weights."""
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # re-entrant checkpointing warns of what is meant here
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad", UserWarning)
             return float(self._loss(self._read()))
 
     def gradients(self, rows: slice | None = None) -> tuple[float, dict[str, Tensor]]:
