@@ -1,4 +1,4 @@
-# make demo | test | check | docs | bench | format | clean
+# make demo | test | check | docs | pictures | bench | format | clean
 # Each target sets up .venv itself, once; delete .venv to start over.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ LISTS := pyproject.toml constraints.txt
 # Every install goes through constraints.txt: it pins the tested versions.
 install = $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: help demo test check docs bench format clean
+.PHONY: help demo test check docs pictures bench format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -20,6 +20,7 @@ help:
 	@echo 'make test    run the whole test suite'
 	@echo 'make check   lint, format, types, import order, documentation'
 	@echo 'make docs    build the documentation into docs/_build/html'
+	@echo 'make pictures  draw the pictures of the README again (needs chromium)'
 	@echo 'make bench   measure the cost against plain training steps'
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make clean   remove .venv and everything built'
@@ -41,6 +42,9 @@ check: $(VENV)/.check
 docs: $(VENV)/.check
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
+
+pictures: $(VENV)/.test
+	@$(PY) docs/pictures.py
 
 # Not through xdist: two measurements at once measure each other.
 bench: $(VENV)/.test

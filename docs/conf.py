@@ -8,11 +8,14 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import signalprop
+from signalprop.capture.kinds import Kind
+from signalprop.diagnosis import DEFAULT_RULES
+from signalprop.studies import STUDIES
 
 project = "signalprop"
 author = "The signalprop authors"
@@ -44,33 +47,28 @@ html_show_sourcelink = False
 html_show_copyright = False
 
 DOCS = Path(__file__).parent
-RESULTS = ("Trace", "Finding", "Diagnosis")
+#: the result objects that other code builds on, in the order of their page
+RESULTS = ("Trace", "Site", "Block", "Diagnosis", "Finding", "Result", "Learning")
+#: what they are made of; not importable from `signalprop` itself
+PARTS = (
+    "capture.statistics.ActivationStats", "capture.statistics.DeltaStats", "capture.trace.Step",
+    "capture.trace.Weight", "capture.trace.TensorFacts", "capture.trace.FeatureFacts",
+    "capture.trace.LossCall", "capture.trace.Failure",
+)  # fmt: skip
+STUDY = ("StudyResult", "Claim", "Measurement")
+NEEDS = {
+    "deltas": "a backward pass",
+    "learning": "the optimizer's next updates, rehearsed on copies",
+    "optimizer": "an optimizer given to `diagnose`",
+    "sharpness": "the largest eigenvalue of the loss's Hessian, and so an optimizer",
+    "noise": "a batch that can be split into micro-batches",
+}
 SECTIONS = ("How it is detected", "Why it matters", "How to cure it")
-
-# While the package has no front door yet, a missing part gets a line instead of a page; once
-# `diagnose` is there every part must be.
-COMPLETE = hasattr(signalprop, "diagnose")
-NOT_YET = "Not in this version yet.\n"
 
 
 def public_names() -> list[str]:
     """The names `signalprop` exports, without the version."""
     return [name for name in getattr(signalprop, "__all__", ()) if not name.startswith("_")]
-
-
-def member(module: str, name: str) -> Any:
-    """Look up a part of the package; None only while the package is incomplete.
-
-    Raises:
-        AttributeError: The module has no such name.
-        ImportError: There is no such module.
-    """
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError):
-        if COMPLETE:
-            raise
-        return None
 
 
 def text(value: Any) -> str:
@@ -117,12 +115,22 @@ def rules_page(rules: Iterable[Any]) -> Iterator[str]:
     Raises:
         ValueError: A rule's docstring lacks one of its sections.
     """
-    rules = list(rules)
+    rules = sorted(rules, key=lambda function: function.rule.code)
     yield "# Rules\n"
     yield (
         f"The {len(rules)} rules that `diagnose` applies unless told otherwise. Thresholds are the "
         "keyword defaults in the code; this page is written from them. "
         "In a terminal: `signalprop rules`, `signalprop explain CODE`.\n"
+    )
+    yield (
+        "The severity is that of the rule's findings unless its text says otherwise. Where "
+        "something a rule needs could not be had, the rule is skipped, and says why:\n"
+    )
+    needed = {need for function in rules for need in function.rule.needs}
+    yield from (f"- `{need}`: {what}" for need, what in NEEDS.items() if need in needed)
+    yield (
+        "\nA cure is named here by a short name; what to do by hand stands under *How to cure "
+        "it*.\n"
     )
     yield "| code | finding | severity | thresholds |\n|---|---|---|---|"
     for rule in (function.rule for function in rules):
@@ -156,13 +164,21 @@ def studies_page(studies: Iterable[Any]) -> Iterator[str]:
     yield (
         "A study takes one statement about deep networks, runs it on real input, and reports what "
         "it measured and whether the statement holds, holds in part, or does not hold as printed. "
-        "`signalprop study list` lists them; every study takes `--quick`, `--seed` and `--html`.\n"
+        "The verdict is computed from the measured numbers. `signalprop study list` lists them; "
+        "every study takes `--quick` (seconds instead of a minute or two), `--seed`, `--json` and "
+        "`--html FILE`.\n"
     )
     for study in studies:
-        yield f"\n## {study.name}\n"
+        about = inspect.getdoc(inspect.getmodule(study.function)) or ""
+        yield f"\n## {study.name}: {text(study.title)}\n"
         yield f"> {text(study.statement)}\n"
-        yield f"Source: {text(study.source)}\n"
+        yield f"Source: {text(study.source)}.\n"
+        yield about.partition("\n")[2].strip() + "\n"
         yield f"```console\n$ signalprop study {study.name}\n```"
+    yield "\n## In Python\n"
+    yield "A result has the same [views](results.md) as every other one.\n"
+    yield autodoc("function", "studies.run")
+    yield from (autodoc("class", f"studies.{name}", "members") for name in STUDY)
 
 
 def autodoc(kind: str, name: str, *options: str) -> str:
@@ -176,7 +192,7 @@ def documented(name: str) -> str:
     value = getattr(signalprop, name)
     if inspect.isclass(value):
         return autodoc("exception" if issubclass(value, Exception) else "class", name, "members")
-    return autodoc("function" if callable(value) else "data", name)
+    return autodoc("function", name)
 
 
 def api_page(names: Iterable[str]) -> Iterator[str]:
@@ -185,19 +201,23 @@ def api_page(names: Iterable[str]) -> Iterator[str]:
     Yields:
         Lines of Markdown.
     """
-    groups: dict[str, list[str]] = {"Functions": [], "Objects": [], "Errors": [], "Constants": []}
+    groups: dict[str, list[str]] = {"Functions": [], "Objects": [], "Errors": []}
     for name in names:
         value = getattr(signalprop, name)
-        if inspect.ismodule(value) or name in RESULTS:
+        if inspect.ismodule(value) or name in (*RESULTS, "DEFAULT_RULES"):
             continue
         if inspect.isclass(value):
             group = "Errors" if issubclass(value, Exception) else "Objects"
         else:
-            group = "Functions" if callable(value) else "Constants"
+            group = "Functions"
         groups[group].append(name)
     yield "# Public names\n"
     yield "Everything here is importable from `signalprop` itself; nothing else is promised.\n"
-    yield "`Trace`, `Finding` and `Diagnosis` have [a page of their own](results.md).\n"
+    yield f"{code(RESULTS)} have [a page of their own](results.md).\n"
+    yield (
+        "`DEFAULT_RULES` is the tuple of the [rules](rules.md) that `diagnose` runs unless told "
+        "otherwise.\n"
+    )
     for title, members in groups.items():
         if members:
             yield f"\n## {title}\n"
@@ -211,39 +231,52 @@ def results_fragment(names: Iterable[str]) -> Iterator[str]:
         Lines of Markdown.
 
     Raises:
-        ValueError: The package is complete and lacks one of them, or one is not a frozen dataclass.
+        ValueError: The package lacks one of them, or one is not a frozen dataclass.
     """
     names = set(names)
     for name in RESULTS:
-        yield f"\n## {name}\n"
         if name not in names:
-            if COMPLETE:
-                raise ValueError(f"signalprop does not export {name}")
-            yield NOT_YET
-            continue
+            raise ValueError(f"signalprop does not export {name}")
         value = getattr(signalprop, name)
         if not (dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen):
             raise ValueError(f"signalprop.{name} is not a frozen dataclass")
+        yield f"\n## {name}\n"
         yield autodoc("class", name, "members", "inherited-members")
+    yield "\n## What they are made of\n"
+    yield "These are read through the objects above, and are not importable from `signalprop`.\n"
+    for path in PARTS:
+        yield f"\n### {path.rpartition('.')[2]}\n"
+        yield autodoc("class", path, "members")
 
 
 def escape_formulas(
     _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
 ) -> None:
-    """Keep the bars of a norm and a closing underscore from being read as reStructuredText."""
+    """Keep bars of a norm, a closing underscore and `code`d from being read as reStructuredText."""
     for i, line in enumerate(lines):
         parts = line.split("`")
         parts[::2] = (re.sub(r"(?<=\w)_(?!\w)", r"\_", p.replace("|", r"\|")) for p in parts[::2])
+        parts[2::2] = (re.sub(r"^(?=\w)", r"\ ", p) for p in parts[2::2])
         lines[i] = "`".join(parts)
+
+
+def shorten_types(
+    _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
+) -> None:
+    """Say a type by its last name, and the kinds of operation in one word."""
+    kinds = ", ".join(repr(kind) for kind in get_args(Kind))
+    for i, line in enumerate(lines):
+        if line.startswith(":vartype "):
+            _, name, value = line.split(":", 2)
+            value = value.replace(f"Literal[{kinds}]", "Kind")
+            lines[i] = f":{name}:{re.sub(r'[a-z_.]+[.](?=[A-Za-z])', '', value)}"
 
 
 def write_generated_pages(_app: Any) -> None:
     """Write the generated pages; leave a page alone that would not change."""
-    rules = member("signalprop.diagnosis", "DEFAULT_RULES")
-    studies = member("signalprop.studies", "STUDIES")
     pages: Mapping[str, Iterable[str]] = {
-        "rules.md": rules_page(rules) if rules else ["# Rules\n", NOT_YET],
-        "studies.md": studies_page(studies) if studies else ["# Studies\n", NOT_YET],
+        "rules.md": rules_page(DEFAULT_RULES),
+        "studies.md": studies_page(STUDIES),
         "api.md": api_page(public_names()),
         "_generated/results.md": results_fragment(public_names()),
     }
@@ -255,6 +288,7 @@ def write_generated_pages(_app: Any) -> None:
 
 
 def setup(app: Any) -> None:
-    """Connect the two hooks; the pages are written before Sphinx looks for its sources."""
+    """Connect the hooks; the pages are written before Sphinx looks for its sources."""
     app.connect("builder-inited", write_generated_pages)
     app.connect("autodoc-process-docstring", escape_formulas, priority=400)
+    app.connect("autodoc-process-docstring", shorten_types, priority=600)

@@ -1,4 +1,4 @@
-"""Where a deep network loses its signal, why, and which cure works."""
+"""Where a deep network loses its signal, and why."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def observe(
         if batch_dim is None:
             batch_dim = batches.sample_dim(batch, model, loss)
         data = batches.read(batch, model, loss, batch_dim=batch_dim)
-        parameters: dict[str, Tensor] = dict(model.named_parameters())
+        parameters = sandbox.parameters
         recorder = Recorder(
             model,
             batch=data.size,

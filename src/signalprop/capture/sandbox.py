@@ -8,6 +8,7 @@ import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,20 +29,14 @@ class Sandbox:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
-        self._parameters = {
-            name: (p, p.detach(), p._version, p.grad, p.requires_grad)
-            for name, p in model.named_parameters()
-        }
-        self._storages = {
-            _storage(value): (p, value)
-            for p, value, *_ in self._parameters.values()
-            if _storage(value)
-        }
-        for p in model.parameters():  # a forward may zero its gradients in place
-            if p.grad is not None and _storage(p.grad):
-                self._storages[_storage(p.grad)] = (p.grad, p.grad.detach())
-        self._hooks = [(p, set(p._backward_hooks or ())) for p in model.parameters()]
+        self.parameters: dict[str, Tensor] = dict(model.named_parameters())
+        self._parameters = [_Parameter.of(name, p) for name, p in self.parameters.items()]
+        self._storages: dict[int, Tensor] = {}
+        for kept in self._parameters:
+            self._storages[kept.storage] = kept.value
+            if kept.grad is not None:  # a forward may zero its gradients in place
+                self._storages[_storage(kept.grad)] = kept.grad.detach()
+        self._storages.pop(0, None)
         self._copied: dict[int, tuple[Tensor, Tensor]] = {}
         self._tensors: list[tuple[Tensor, Tensor]] = []
         self._attributes: list[tuple[dict[str, Any], dict[str, Any], list[int]]] = []
@@ -86,14 +81,14 @@ class Sandbox:
         """Copy a parameter that is about to be written to, once."""
         key = _storage(tensor)
         if key in self._storages and key not in self._copied:
-            _, value = self._storages[key]
+            value = self._storages[key]
             self._copied[key] = (value, value.clone())
 
     def originals(self) -> dict[str, Tensor]:
         """The user's values of every parameter, copied or untouched."""
         return {
-            name: self._copied.get(_storage(value), (value, value))[1]
-            for name, (_, value, *_) in self._parameters.items()
+            kept.name: self._copied.get(kept.storage, (kept.value, kept.value))[1]
+            for kept in self._parameters
         }
 
     def restore(self) -> None:
@@ -113,25 +108,48 @@ class Sandbox:
             for tensor, value in self._tensors:
                 if not _equal(tensor, value):
                     overwrite(tensor, value)
-            written = set()
-            for key, (value, kept) in self._copied.items():
-                overwrite(value, kept)
-                written.add(key)
-        for p, hooks in self._hooks:
-            for key in set(p._backward_hooks or ()) - hooks:
-                del p._backward_hooks[key]
-        for name, (p, value, version, grad, requires_grad) in self._parameters.items():
-            if _storage(p.detach()) != _storage(value):
-                p.data = value
-            if p.requires_grad != requires_grad:
-                p.requires_grad_(requires_grad)
-            if p.grad is not grad:
-                p.grad = grad
-            if p._version != version and _storage(value) not in written:
+            for value, copied in self._copied.values():
+                overwrite(value, copied)
+        for kept in self._parameters:
+            kept.restore()
+            if kept.tensor._version != kept.version and kept.storage not in self._copied:
                 raise ModelError(
-                    f"the model wrote to its own parameter {name!r} in a way that could not be "
-                    "seen, so it could not be brought back; make that change outside forward()"
+                    f"the model wrote to its own parameter {kept.name!r} in a way that could not "
+                    "be seen, so it could not be brought back; make that change outside forward()"
                 )
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A parameter as it was; `value` shares its storage."""
+
+    name: str
+    tensor: Tensor
+    value: Tensor
+    storage: int
+    version: int
+    grad: Tensor | None
+    requires_grad: bool
+    hooks: frozenset[int]
+
+    @classmethod
+    def of(cls, name: str, p: Tensor) -> _Parameter:
+        value = p.detach()
+        hooks = frozenset(p._backward_hooks or ())
+        return cls(name, p, value, _storage(value), p._version, p.grad, p.requires_grad, hooks)
+
+    def restore(self) -> None:
+        """Bring back all but the values."""
+        p = self.tensor
+        if p._backward_hooks and len(p._backward_hooks) != len(self.hooks):
+            for key in set(p._backward_hooks) - self.hooks:
+                del p._backward_hooks[key]
+        if _storage(p) != self.storage:
+            p.data = self.value
+        if p.requires_grad != self.requires_grad:
+            p.requires_grad_(self.requires_grad)
+        if p.grad is not self.grad:
+            p.grad = self.grad
 
 
 def overwrite(tensor: Tensor, value: Tensor) -> None:

@@ -186,6 +186,11 @@ def norm(x: Tensor) -> Scalar:
         x = x.coalesce().values()
     if x.is_complex():
         x = torch.view_as_real(x)
+    if x.dtype is torch.float32 and x.device.type == "cpu" and x.numel() <= 1 << 16:
+        line = x.reshape(-1)
+        square = float(line.dot(line))
+        if _SAFE_LOW**2 < square < _SAFE_HIGH**2:
+            return math.sqrt(square)
     flat = x.reshape(len(x), -1) if x.ndim > 1 else x.reshape(1, -1)
     rows = _quick_norms(flat)
     if rows is not None:

@@ -107,9 +107,11 @@ def diagnose(
             batch_dim = batches.sample_dim(data, model, loss)
     say("one pass, seen")
     seen = observe(model, data, loss, batch_dim=batch_dim)
-    needs = {need for r in rules if r.rule.code not in ignored for need in r.rule.needs}
+    wanted = {
+        what for r in rules if r.rule.code not in ignored for what in (*r.rule.needs, *r.rule.wants)
+    }
     plain = plain_optimizer(optimizer) if optimizer is not None else None
-    measured = _measure(model, data, loss, plain, seen, needs, batch_dim, say)
+    measured = _measure(model, data, loss, plain, seen, wanted, batch_dim, say)
     say("rules")
     findings, results = _judge(rules, measured, ignored)
     if not any(f.severity == "issue" for f in findings):
@@ -145,7 +147,7 @@ def _measure(
     loss: Loss,
     optimizer: torch.optim.Optimizer | None,
     seen: Pass,
-    needs: set[str],
+    wanted: set[str],
     batch_dim: int,
     say: Progress,
 ) -> Evidence:
@@ -179,7 +181,11 @@ def _measure(
                 learning, later = _rehearse(probe, optimizer, seen, data, loss, batch_dim, missing)
                 say("gradient noise over micro-batches")
                 noise = _guard("noise", missing, probe, lambda: curvature.gradient_noise(probe))
-                if "sharpness" in needs and optimizer is not None:
+                if "sharpness" in wanted and optimizer_facts and not optimizer_facts.plain:
+                    missing["sharpness"] = (
+                        f"it bounds the rate of SGD, not of {optimizer_facts.name}"
+                    )
+                elif "sharpness" in wanted and optimizer_facts:
                     say("sharpness")
                     sharp = _guard(
                         "sharpness",

@@ -44,6 +44,11 @@ class OptimizerFacts:
     foreign: int
     momentum: float
 
+    @property
+    def plain(self) -> bool:
+        """Whether its update is the gradient times the rate, so that sharpness bounds the rate."""
+        return self.name in ("SGD", "ASGD")
+
 
 @dataclass(frozen=True)
 class Evidence:

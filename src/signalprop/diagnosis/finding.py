@@ -99,7 +99,8 @@ class Diagnosis(Viewable):
         learning: what the optimizer's next update does; None where it could not be measured.
         noise: gradient signal-to-noise over micro-batches per layer, |mean g|^2 / (trace of the
             variance of the mean), keyed by module path; None where it could not be measured.
-        sharpness: largest eigenvalue of the loss's Hessian on the batch; None where not measured.
+        sharpness: largest eigenvalue of the loss's Hessian on the batch; measured for SGD, whose
+            learning rate it bounds, else None.
         verdict: the whole in one or two sentences.
     """
 

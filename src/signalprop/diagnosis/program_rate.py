@@ -12,9 +12,6 @@ from signalprop.diagnosis.finding import Finding, Learning
 from signalprop.diagnosis.program_words import quoted
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
 
-#: optimizers whose update is the gradient times the rate, so that sharpness bounds the rate
-PLAIN = frozenset({"SGD", "ASGD"})
-
 # ---- SP206 -----------------------------------------------------------------------------------
 
 
@@ -141,7 +138,8 @@ def _next_op(trace: Trace, site: Site) -> str:
 @rule(
     "SP210",
     "Learning rate too large",
-    needs=("learning", "optimizer", "sharpness"),
+    needs=("learning", "optimizer"),
+    wants=("sharpness",),
     cures=("lower-learning-rate", "warm-up", "clip-gradient"),
 )
 def rate_too_large(
@@ -187,7 +185,7 @@ def rate_too_large(
     sharpness = evidence.sharpness or 0.0
     product = learning.rate * sharpness
     bound = edge * 2 * (1 + optimizer.momentum)
-    unstable = optimizer.name in PLAIN and product > bound and growth > rise
+    unstable = optimizer.plain and product > bound and growth > rise
     if not (unstable or growth > alone):
         return
     steps = "1 update" if len(after) == 2 else f"{len(after) - 1} updates"
@@ -233,7 +231,8 @@ def _rehearsed(evidence: Evidence) -> tuple[Learning, OptimizerFacts]:
 @rule(
     "SP211",
     "Learning rate too small to move the weights",
-    needs=("learning", "optimizer", "sharpness"),
+    needs=("learning", "optimizer"),
+    wants=("sharpness",),
     cures=("raise-learning-rate", "float32-weights"),
 )
 def rate_too_small(
@@ -290,7 +289,7 @@ def rate_too_small(
     part = sum(share * sizes[n] for n, share in still.items()) / total if total else 0.0
     dtype = _dtype(evidence)
     narrow = dtype in ("bfloat16", "float16")
-    if part > unmoved and (narrow or optimizer.name not in PLAIN or product < room):
+    if part > unmoved and (narrow or not optimizer.plain or product < room):
         yield finding(
             rate_too_small,
             sites=sorted(still, key=lambda n: -still[n]),
@@ -310,7 +309,7 @@ def rate_too_small(
     if not ratios:
         return
     usual = median(ratios)
-    if optimizer.name not in PLAIN:
+    if not optimizer.plain:
         if usual < ratio:
             yield finding(
                 rate_too_small,

@@ -19,7 +19,8 @@ class RuleInfo:
         title: a short sentence.
         severity: of its findings, unless the finding says otherwise.
         needs: what it needs besides the trace's forward half: any of `deltas`, `learning`,
-            `noise`, `sharpness`, `optimizer`.
+            `noise`, `sharpness`, `optimizer`; without them it is skipped.
+        wants: what is measured for it where it can be, and missed without harm.
         cures: names of the cures that treat it, best first.
         thresholds: names and defaults of its keyword arguments.
     """
@@ -28,6 +29,7 @@ class RuleInfo:
     title: str
     severity: Severity
     needs: tuple[str, ...]
+    wants: tuple[str, ...]
     cures: tuple[str, ...]
     thresholds: Mapping[str, Any]
 
@@ -51,6 +53,7 @@ def rule(
     *,
     severity: Severity = "issue",
     needs: tuple[str, ...] = (),
+    wants: tuple[str, ...] = (),
     cures: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Iterable[Finding]]], Rule]:
     """Attach code, title, needs and cures to a function `(evidence, *, thresholds) -> findings`."""
@@ -61,7 +64,7 @@ def rule(
             for name, p in inspect.signature(function).parameters.items()
             if p.kind is p.KEYWORD_ONLY
         }
-        function.rule = RuleInfo(code, title, severity, needs, cures, thresholds)  # type: ignore[attr-defined]
+        function.rule = RuleInfo(code, title, severity, needs, wants, cures, thresholds)  # type: ignore[attr-defined]
         return function
 
     return attach

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -121,9 +122,12 @@ class _Grid:
         """Yield the table, or the paragraphs."""
         cells = [[row[i] for row in self.rows] for i in range(len(self.columns))]
         whole = [_numeric(column) or i == 0 for i, column in enumerate(cells)]
+        widths = [
+            max(map(len, (*column, *name.split())))
+            for name, column in zip(self.columns, cells, strict=True)
+        ]
         needed = sum(
-            max(map(len, column)) + 2 if keep else NARROW
-            for column, keep in zip(cells, whole, strict=True)
+            width + 2 if keep else NARROW for width, keep in zip(widths, whole, strict=True)
         )
         if needed > options.max_width:
             for row in self.rows:
@@ -132,9 +136,11 @@ class _Grid:
                 yield _prose(Text.assemble((row[0], "bold"), f": {facts}"))
             return
         grid = RichTable(box=None, padding=(0, 2, 0, 0), header_style="underline", pad_edge=False)
-        for name, column, keep in zip(self.columns, cells, whole, strict=True):
+        for i, (name, column) in enumerate(zip(self.columns, cells, strict=True)):
             justify = "right" if _numeric(column) else "left"
-            grid.add_column(name, justify=justify, overflow="fold", no_wrap=keep)
+            # a column that may not wrap still has a head that does
+            head = textwrap.fill(name, widths[i], break_on_hyphens=False) if whole[i] else name
+            grid.add_column(head, justify=justify, overflow="fold", no_wrap=whole[i])
         for row in self.rows:
             grid.add_row(*(Text(cell) for cell in row))
         yield grid
