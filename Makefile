@@ -16,14 +16,14 @@ install = $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo    diagnose a sick network on real data; prints the verdict, writes report.html'
-	@echo 'make test    run the whole test suite'
-	@echo 'make check   lint, format, types, import order, documentation'
-	@echo 'make docs    build the documentation into docs/_build/html'
+	@echo 'make demo      diagnose a sick network on real data; prints the verdict, writes report.html'
+	@echo 'make test      run the whole test suite'
+	@echo 'make check     lint, format, types, import order, documentation'
+	@echo 'make docs      build the documentation into docs/_build/html'
 	@echo 'make pictures  draw the pictures of the README again (needs chromium)'
-	@echo 'make bench   measure the cost against plain training steps'
-	@echo 'make format  rewrite the code in the house style'
-	@echo 'make clean   remove .venv and everything built'
+	@echo 'make bench     measure the cost against plain training steps'
+	@echo 'make format    rewrite the code in the house style'
+	@echo 'make clean     remove .venv and everything built'
 
 demo: $(VENV)/.demo
 	@$(PY) examples/demo.py

@@ -60,7 +60,7 @@ NEEDS = {
     "deltas": "a backward pass",
     "learning": "the optimizer's next updates, rehearsed on copies",
     "optimizer": "an optimizer given to `diagnose`",
-    "sharpness": "the largest eigenvalue of the loss's Hessian, and so an optimizer",
+    "sharpness": "the largest eigenvalue of the loss's Hessian",
     "noise": "a batch that can be split into micro-batches",
 }
 SECTIONS = ("How it is detected", "Why it matters", "How to cure it")
@@ -124,9 +124,11 @@ def rules_page(rules: Iterable[Any]) -> Iterator[str]:
     )
     yield (
         "The severity is that of the rule's findings unless its text says otherwise. Where "
-        "something a rule needs could not be had, the rule is skipped, and says why:\n"
+        "something that a rule needs could not be had, the rule is skipped, and says why:\n"
     )
-    needed = {need for function in rules for need in function.rule.needs}
+    needed = {
+        need for function in rules for need in (*function.rule.needs, *function.rule.wants)
+    }
     yield from (f"- `{need}`: {what}" for need, what in NEEDS.items() if need in needed)
     yield (
         "\nA cure is named here by a short name; what to do by hand stands under *How to cure "
@@ -147,6 +149,8 @@ def rules_page(rules: Iterable[Any]) -> Iterator[str]:
         yield found[""] + "\n"
         yield f"Severity: {text(rule.severity)}  "
         yield f"Needs: {code(rule.needs) or 'nothing but the model'}  "
+        if rule.wants:
+            yield f"Uses where it can be had: {code(rule.wants)}  "
         yield f"Cures: {code(rule.cures) or 'none is automatic'}\n"
         if rule.thresholds:
             yield "| threshold | default |\n|---|---|"

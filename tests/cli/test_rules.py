@@ -31,7 +31,15 @@ def test_fits_80_columns(run, monkeypatch):
 def test_rules_as_json(run):
     listed = json.loads(run("rules", "--json").out)
     assert [r["code"] for r in listed] == sorted(info.code for info in INFOS)
-    assert set(listed[0]) == {"code", "title", "severity", "needs", "cures", "thresholds"}
+    assert set(listed[0]) == {
+        "code",
+        "title",
+        "severity",
+        "needs",
+        "wants",
+        "cures",
+        "thresholds",
+    }
 
 
 @pytest.mark.parametrize("judge", DEFAULT_RULES, ids=lambda judge: judge.rule.code)

@@ -274,8 +274,8 @@ def _notes(
         )
     if dense:
         notes.append(
-            "most sites lie inside one block (dense skip connections), so the spine says little; "
-            "look at all sites in execution order"
+            "most sites lie inside one block (dense skips, or steps in time), so the spine says "
+            "little; look at all sites in execution order"
         )
     elif not chain.blocks and failure is None:
         notes.append("no two sites lie on every path from the input to the loss: there is no spine")

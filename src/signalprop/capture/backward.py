@@ -45,6 +45,7 @@ class Backward:
         spans: the spine from the loss down.
         start: the node at the input end; None where there is no spine.
         on_path: how many nodes lie on some path from the input to the loss.
+        reentrant: whether a part of the model is checkpointed re-entrantly.
     """
 
     def __init__(self, parameters: dict[str, Tensor], batch: Batch) -> None:
@@ -59,6 +60,7 @@ class Backward:
         self.spans: list[Span] = []
         self.start: Node | None = None
         self.on_path = 0
+        self.reentrant = False
 
     def run(self, loss: Tensor, recorder: Recorder) -> None:
         """Find the spine, read deltas, take gradients."""
@@ -146,7 +148,8 @@ class Backward:
                 "the model has no parameter that requires a gradient and no floating input, so "
                 "there is no error signal to follow"
             )
-        if any(node.name() == "CheckpointFunctionBackward" for node in order):
+        self.reentrant = any(node.name() == "CheckpointFunctionBackward" for node in order)
+        if self.reentrant:
             self._differentiate_reentrant(loss, trained)
             return
         found = torch.autograd.grad(loss, wanted, allow_unused=True)

@@ -232,6 +232,9 @@ def sample_dim(data: Any, model: torch.nn.Module, loss: Loss) -> int:
     """Which dimension counts the samples: the second where only that one fits the target.
 
     A recurrent layer takes (steps, samples, features) unless it is told otherwise.
+
+    Returns:
+        0 or 1.
     """
     args, kwargs, target, _ = _split(data, model, loss)
     first = next((x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)

@@ -16,7 +16,7 @@ from signalprop.capture import batch as batches
 from signalprop.capture.assemble import assemble
 from signalprop.capture.batch import Batch, Loss
 from signalprop.capture.recorder import Recorder
-from signalprop.capture.sandbox import untouched
+from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Failure, Trace
 from signalprop.errors import LossError, ModelError, SignalpropError
 
@@ -91,20 +91,40 @@ def observe(
     """Like `trace`, but keeps gradients, and returns what was seen when the pass stops early."""
     model = unwrapped(model)
     check(model)
+    with random_state():
+        data = batches.first_of(batch)
+    if batch_dim is None:
+        batch_dim = batches.sample_dim(data, model, loss)
+    seen, again = _attempt(model, data, loss, batch_dim, gradients=True)
+    if again:
+        seen, _ = _attempt(model, data, loss, batch_dim, gradients=False)
+    return seen
+
+
+def _attempt(
+    model: torch.nn.Module, batch: Any, loss: Loss, batch_dim: int, *, gradients: bool
+) -> tuple[Pass, bool]:
+    """One pass, and whether it has to be made again without gradients for the inputs.
+
+    Some models set `requires_grad` on their input themselves, which only a leaf allows. And a
+    block that is checkpointed re-entrantly gets gradients only if its input has one: with inputs
+    that do not, as in training, that must be seen.
+
+    Returns:
+        The pass, and whether to go again.
+    """
     with untouched(model) as sandbox, eager():
-        batch = batches.first_of(batch)
-        if batch_dim is None:
-            batch_dim = batches.sample_dim(batch, model, loss)
-        data = batches.read(batch, model, loss, batch_dim=batch_dim)
-        parameters = sandbox.parameters
+        data = batches.read(batch, model, loss, batch_dim=batch_dim, gradients=gradients)
         recorder = Recorder(
             model,
             batch=data.size,
             batch_dim=batch_dim,
-            parameters=parameters.values(),
+            parameters=sandbox.parameters.values(),
             before_write=sandbox.before_write,
         )
-        return _run(model, data, loss, parameters, recorder)
+        seen, found = _run(model, data, loss, sandbox.parameters, recorder)
+    refused = isinstance(seen.error, RuntimeError) and "flags of leaf" in str(seen.error)
+    return seen, bool(data.leaves) and (refused or found.reentrant)
 
 
 def _run(
@@ -113,7 +133,7 @@ def _run(
     loss: Loss,
     parameters: dict[str, Tensor],
     recorder: Recorder,
-) -> Pass:
+) -> tuple[Pass, backward.Backward]:
     found = backward.Backward(parameters, data)
     failure: Failure | None = None
     error: Exception | None = None
@@ -142,7 +162,7 @@ def _run(
         message = lines[0].rstrip(". ") if lines else type(error).__name__
         failure = Failure(phase, where, type(error).__name__, message)
     seen = assemble(model, data, recorder, found, value, failure)
-    return Pass(seen, found.gradients, error)
+    return Pass(seen, found.gradients, error), found
 
 
 def raise_failure(seen: Pass) -> None:

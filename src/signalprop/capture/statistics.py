@@ -249,7 +249,8 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     inverse = 1 / norms
     few = flat[:RANK_SAMPLES]
     runs = few.split(_RUN, dim=1) if few.shape[1] > 4 * _RUN else (few,)
-    gram = np.sum([(run @ run.T).numpy() for run in runs], axis=0, dtype=np.float64)
+    grams = np.stack([(run @ run.T).numpy() for run in runs])
+    gram: np.ndarray = grams.sum(axis=0, dtype=np.float64)
     scale = 1 / gram.diagonal()
     resultant, average = _sums_quickly(flat, inverse)
     if square - average * average < _SAFE_VARIANCE * square:

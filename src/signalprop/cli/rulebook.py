@@ -120,6 +120,7 @@ def page(judge: Any) -> RenderableType:
     for label, lines in (
         ("thresholds", [f"{name} = {value!r}" for name, value in info.thresholds.items()]),
         ("needs", list(info.needs)),
+        ("wants", list(info.wants)),
         ("cures", list(info.cures)),
     ):
         if lines:

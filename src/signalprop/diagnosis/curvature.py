@@ -42,7 +42,8 @@ class _Flat:
 
     def gradients_at(self, weights: Tensor) -> Tensor:
         """The gradient with other weights in place."""
-        values, start = {}, 0
+        values: dict[str, Tensor] = {}
+        start = 0
         for name in self.names:
             p = self.probe.trained[name]
             shape = torch.view_as_real(p).shape if p.is_complex() else p.shape

@@ -165,7 +165,7 @@ def _input_scaling(trace: Trace, rise: spine.Change) -> float:
     """Gain by normalisations before the first block with weights."""
     gain = 0.0
     for block in rise.blocks:
-        if block.start not in trace.spine[:2] and spine.has_weights(block):
+        if block.start not in trace.spine[:2] and spine.has_weights(trace, block):
             break
         gain += max(block.parts.get("normalisation", 0.0), 0.0)
     return gain
@@ -251,7 +251,7 @@ def _held(evidence: Evidence) -> set[str] | None:
 
 
 #: activations that cannot grow, so that growing differences are chaos and not growth
-_BOUNDED = frozenset({"tanh", "erf", "softsign", "hardtanh", "sin", "batch_norm"})
+_BOUNDED = frozenset({"tanh", "erf", "softsign", "hardtanh", "sin"})
 
 
 @rule(
@@ -264,7 +264,7 @@ def chaos(evidence: Evidence, *, nats: float = 3.0, per_layer: float = 0.05) -> 
     """Neighbouring inputs are torn apart, and the error signal grows with every layer.
 
     How it is detected:
-        On a spine of bounded activations (tanh, erf, softsign) or of BatchNorm without skips: the
+        On a spine of bounded activations (tanh, erf, softsign) without skips: the
         relative sensitivity |delta| * rms(activation) grows on the way back by more than `nats` in
         all and `per_layer` nats per layer, from the first such activation to the last, and depth
         has not made the samples alike.
@@ -288,7 +288,7 @@ def chaos(evidence: Evidence, *, nats: float = 3.0, per_layer: float = 0.05) -> 
     _needs_spine(trace)
     sites = [s for s in spine.hidden(trace) if s.op in _BOUNDED]
     layers = len(sites) - 1
-    weights = sum(spine.has_weights(b) for b in trace.blocks)
+    weights = sum(spine.has_weights(trace, b) for b in trace.blocks)
     if layers < 3 or layers < weights / 2 or any(b.residual for b in trace.blocks):
         raise NotApplicable("no chain of bounded activations without skips")
     level = spine.levels(trace)

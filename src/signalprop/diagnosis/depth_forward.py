@@ -126,7 +126,7 @@ def indistinguishable(
     distance: float = 2e-4,
     grown: float = 1.1,
     floor: float = 1e-7,
-    collapsed: float = 0.2,
+    collapsed: float = 0.1,
     near: float = 1e-2,
     samples: int = 4,
 ) -> Iterator[Finding]:
@@ -181,6 +181,9 @@ def indistinguishable(
 
 def relative_distance(trace: Trace, samples: int = 4) -> float:
     """1 - (mean cosine between samples) at the last hidden activation over that at the input end.
+
+    Returns:
+        The ratio, 0 where the samples have become the same.
 
     Raises:
         NotApplicable: it cannot be taken.

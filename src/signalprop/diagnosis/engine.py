@@ -167,7 +167,7 @@ def _measure(
         missing |= dict.fromkeys(("deltas", "learning", "noise", "sharpness"), failed)
     elif not math.isfinite(trace.loss) or not _finite(seen.gradients):
         missing |= dict.fromkeys(
-            ("learning", "noise", "sharpness"), "the loss or its gradient is not finite"
+            ("deltas", "learning", "noise", "sharpness"), "the loss or its gradient is not finite"
         )
     else:
         with untouched(model) as sandbox, eager():
@@ -304,6 +304,11 @@ def _judge(
             found = list(judge(evidence))
         except NotApplicable as why:
             results.append(Result(info.code, info.title, "not applicable", str(why)))
+            continue
+        except Exception as error:
+            # one broken rule must not cost the user the verdicts of all others
+            reason = f"the rule itself failed: {type(error).__name__}: {error}"
+            results.append(Result(info.code, info.title, "skipped", reason))
             continue
         findings.extend(found)
         worst = "passed"

@@ -20,17 +20,14 @@ class Change:
         lower: the site nearer to the input.
         nats: ln(|delta at lower| / |delta at upper|).
         blocks: the blocks in between, from the input up.
+        layers: how many of them have weights: what is called depth.
     """
 
     upper: str
     lower: str
     nats: float
     blocks: tuple[Block, ...]
-
-    @property
-    def layers(self) -> int:
-        """Blocks in between that have weights: what is called depth."""
-        return sum(has_weights(block) for block in self.blocks)
+    layers: int
 
     def split(self) -> str:
         """`activation slope -27.1, weights -11.1`; the numbers add up to `nats`."""
@@ -42,9 +39,14 @@ class Change:
         return ", ".join(f"{KIND_LABELS[k]} {v:+.1f}" for k, v in shown if abs(v) >= 0.05)
 
 
-def has_weights(block: Block) -> bool:
-    """Whether a block is a layer: it multiplies by weights, or adds a branch that does."""
-    return any(kind in block.parts for kind in ("weights", "skip", "attention"))
+_LAYERS = ("weights", "skip", "attention")
+
+
+def has_weights(trace: Trace, block: Block) -> bool:
+    """Whether a block is a layer: it multiplies by weights, or holds branches that do."""
+    return any(kind in block.parts for kind in _LAYERS) or any(
+        trace.sites[name].kind in _LAYERS for name in block.inner
+    )
 
 
 def levels(trace: Trace) -> dict[str, float]:
@@ -82,7 +84,9 @@ def _largest(trace: Trace, sign: float) -> Change | None:
         return None
     upper, lower = names[best[1]], names[best[2]]
     start, end = trace.spine.index(lower), trace.spine.index(upper)
-    return Change(upper, lower, sign * best[0], trace.blocks[start:end])
+    blocks = trace.blocks[start:end]
+    layers = sum(has_weights(trace, block) for block in blocks)
+    return Change(upper, lower, sign * best[0], blocks, layers)
 
 
 def hidden(trace: Trace) -> list[Site]:
@@ -94,7 +98,8 @@ def hidden(trace: Trace) -> list[Site]:
         The sites; none where there is no operation with weights.
     """
     last = next(
-        (i for i in range(len(trace.blocks) - 1, -1, -1) if has_weights(trace.blocks[i])), None
+        (i for i in range(len(trace.blocks) - 1, -1, -1) if has_weights(trace, trace.blocks[i])),
+        None,
     )
     if last is None:
         return []

@@ -55,12 +55,13 @@ def dead_units(
     judged = [s for s in sites if _observations(s) >= observations]
     if not judged:
         raise NotApplicable(f"fewer than {observations} observations per unit; give more samples")
-    found = []
-    for site in judged:
-        units = site.activation.units or 1
-        limit = max(share, 0.5 + deviations * math.sqrt(0.25 / units))
-        if (site.activation.dead or 0.0) > min(limit, 0.999):
-            found.append(site)
+    limits = {
+        s.name: min(
+            max(share, 0.5 + deviations * math.sqrt(0.25 / (s.activation.units or 1))), 0.999
+        )
+        for s in judged
+    }
+    found = [s for s in judged if (s.activation.dead or 0.0) > limits[s.name]]
     if not found:
         return
     worst = max(found, key=lambda s: s.activation.dead or 0.0)
@@ -69,7 +70,7 @@ def dead_units(
         sites=[s.name for s in sorted(found, key=lambda s: -(s.activation.dead or 0.0))],
         value=worst.activation.dead or 0.0,
         unit="share of units",
-        threshold=share,
+        threshold=limits[worst.name],
         explanation=(
             f"{100 * (worst.activation.dead or 0.0):.0f}% of the {worst.activation.units} units of "
             f"{worst.name} are zero for all of {_observations(worst)} observations"

@@ -112,6 +112,14 @@ def _numeric(column: Sequence[str]) -> bool:
     return bool(filled) and starts
 
 
+def _needed(widths: Sequence[int], whole: Sequence[bool]) -> int:
+    """Columns of the terminal that a table takes at least."""
+    return sum(
+        width + 2 if keep else min(width + 2, NARROW)
+        for width, keep in zip(widths, whole, strict=True)
+    )
+
+
 class _Grid:
     """A table that never breaks a number: where it does not fit, every row becomes a paragraph."""
 
@@ -126,10 +134,9 @@ class _Grid:
             max(map(len, (*column, *name.split())))
             for name, column in zip(self.columns, cells, strict=True)
         ]
-        needed = sum(
-            width + 2 if keep else NARROW for width, keep in zip(widths, whole, strict=True)
-        )
-        if needed > options.max_width:
+        if _needed(widths, whole) > options.max_width and not _numeric(cells[0]):
+            whole[0] = widths[0] > 2 * NARROW  # names of some words may wrap, too
+        if _needed(widths, whole) > options.max_width:
             for row in self.rows:
                 pairs = zip(self.columns[1:], row[1:], strict=True)
                 facts = "; ".join(f"{name} {cell}".strip() for name, cell in pairs if cell)
