@@ -126,9 +126,7 @@ def rules_page(rules: Iterable[Any]) -> Iterator[str]:
         "The severity is that of the rule's findings unless its text says otherwise. Where "
         "something that a rule needs could not be had, the rule is skipped, and says why:\n"
     )
-    needed = {
-        need for function in rules for need in (*function.rule.needs, *function.rule.wants)
-    }
+    needed = {need for function in rules for need in (*function.rule.needs, *function.rule.wants)}
     yield from (f"- `{need}`: {what}" for need, what in NEEDS.items() if need in needed)
     yield (
         "\nA cure is named here by a short name; what to do by hand stands under *How to cure "

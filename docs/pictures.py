@@ -33,7 +33,8 @@ ARGUMENTS = (
 def demo() -> ModuleType:
     """The module of `make demo`, so that both show the same network."""
     spec = spec_from_file_location("demo", DOCS.parent / "examples" / "demo.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -70,7 +71,9 @@ def draw_report(browser: Browser, report: Path, scheme: str, path: Path) -> None
     card = page.locator(".plot").first.locator("..").bounding_box()
     assert card is not None
     height = card["y"] + card["height"] + MARGIN
-    page.screenshot(path=path, clip={"x": 0, "y": 0, "width": WIDTH, "height": height}, full_page=True)
+    page.screenshot(
+        path=path, clip={"x": 0, "y": 0, "width": WIDTH, "height": height}, full_page=True
+    )
     page.close()
 
 

@@ -96,7 +96,7 @@ def by_sample(x: Tensor, batch: int, batch_dim: int = 0) -> Tensor:
         A view where possible; complex numbers count as two features.
     """
     if x.is_complex():
-        x = torch.view_as_real(x)
+        x = torch.view_as_real(x.resolve_conj())
     if x.ndim == 0:
         return x.reshape(1, 1)
     if x.ndim > batch_dim and x.shape[batch_dim] == batch:
@@ -118,45 +118,61 @@ def is_folded(x: Tensor, batch: int, batch_dim: int = 0) -> bool:
 
 
 # ---- two ways to add ---------------------------------------------------------------------------
-# On a CPU a float32 reduction is seven times quicker than one that widens first, and looking at
-# its result costs nothing, so float32 is tried, the small rest is done in numpy, and the rare
-# tensor out of float32's range is widened. On other devices a look would make the device wait: all
-# is widened, and what comes out stays there.
+# On a CPU, in the middle of a network's pass, a call of numpy costs a fifth of one of torch, and
+# looking at its answer costs nothing. So float32 is added in numpy, and the rare tensor out of its
+# range widened. On other devices a look would make the device wait: all is widened there, and what
+# comes out stays there.
 
 Scalar = Tensor | float
 T = TypeVar("T")
 
 #: row norms within these bounds are exact to float32: no square has under- or overflowed
 _SAFE_LOW, _SAFE_HIGH = 1e-14, 1e15
+#: the smallest row norm whose reciprocal float32 can still multiply by
+_LEAST = 1e-30
+#: elements compared at a time, so that the answer fits the processor's cache
+_PIECE = 1 << 16
 #: where 1 - cosine is below this, it is taken in float64
 _NEARLY_ONE = 1e-3
 #: float32 sums of squares go wrong in the fifth digit beyond some ten thousand terms
-_RUN = 4096
+_RUN = 1 << 14
 #: below this share of the mean square the variance is too small for float32 sums
 _SAFE_VARIANCE = 1e-3
 
 
-def _quick_norms(flat: Tensor) -> np.ndarray | None:
-    """Row norms in float32, exact to six digits unless squares under- or overflow."""
-    if flat.dtype is not torch.float32 or flat.device.type != "cpu" or flat.numel() > CHUNK:
-        return None
-    width = flat.shape[1]
+def _in_numpy(x: Tensor) -> np.ndarray | None:
+    """The tensor's own memory, if the quick way may be tried."""
+    quick = x.dtype is torch.float32 and x.device.type == "cpu" and x.numel() <= CHUNK
+    return x.numpy() if quick else None
+
+
+def _squares(rows: np.ndarray) -> np.ndarray:
+    """Sum of squares of every row, in runs short enough for float32."""
+    width = rows.shape[1]
     if width <= _RUN:
-        return torch.linalg.vector_norm(flat, dim=1).numpy().astype(np.float64)
-    whole = width - width % _RUN
-    runs = torch.linalg.vector_norm(flat[:, :whole].unflatten(1, (-1, _RUN)), dim=2)
-    squares = (runs.numpy().astype(np.float64) ** 2).sum(1)
-    if whole < width:
-        rest = torch.linalg.vector_norm(flat[:, whole:], dim=1).numpy().astype(np.float64)
-        squares += rest**2
-    return np.sqrt(squares)
+        return np.vecdot(rows, rows).astype(np.float64)
+    runs = (rows[:, i : i + _RUN] for i in range(0, width, _RUN))
+    return np.stack([np.vecdot(run, run) for run in runs]).sum(axis=0, dtype=np.float64)
 
 
-def _safe_norms(flat: Tensor) -> np.ndarray | None:
+def _safe_norms(rows: np.ndarray | None) -> np.ndarray | None:
     """Row norms by the quick way; None where it must not be taken."""
-    norms = _quick_norms(flat)
-    safe = norms is not None and norms.min() > _SAFE_LOW and norms.max() < _SAFE_HIGH
-    return norms if safe else None
+    if rows is None:
+        return None
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        norms = np.sqrt(_squares(rows))
+    if norms.min() > _SAFE_LOW and norms.max() < _SAFE_HIGH:
+        return norms
+    if not norms.max() < _SAFE_HIGH:  # nan, too
+        return None
+    few = norms <= _SAFE_LOW  # a sample that is learned, or padding
+    wide = rows[few].astype(np.float64)
+    norms[few] = np.sqrt(np.vecdot(wide, wide))
+    return None if ((norms > 0) & (norms < _LEAST)).any() else norms
+
+
+def _inverse(norms: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 def _parts(flat: Tensor) -> Iterator[Tensor]:
@@ -176,7 +192,7 @@ def _wide_norms(flat: Tensor) -> Tensor:
 
 def row_norms(flat: Tensor) -> Tensor:
     """L2 norm of every row of (samples, features), in the widest dtype."""
-    safe = _safe_norms(flat)
+    safe = _safe_norms(_in_numpy(flat))
     return torch.from_numpy(safe) if safe is not None else _wide_norms(flat)
 
 
@@ -186,16 +202,12 @@ def norm(x: Tensor) -> Scalar:
         x = x.coalesce().values()
     if x.is_complex():
         x = torch.view_as_real(x)
-    if x.dtype is torch.float32 and x.device.type == "cpu" and x.numel() <= 1 << 16:
-        line = x.reshape(-1)
-        square = float(line.dot(line))
-        if _SAFE_LOW**2 < square < _SAFE_HIGH**2:
-            return math.sqrt(square)
-    flat = x.reshape(len(x), -1) if x.ndim > 1 else x.reshape(1, -1)
-    rows = _quick_norms(flat)
+    flat = x.detach().reshape(1, -1)
+    rows = _in_numpy(flat)
     if rows is not None:
-        whole = math.sqrt(float(rows @ rows))
-        if _SAFE_LOW < whole < _SAFE_HIGH:  # a row too small to be exact adds nothing
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            whole = math.sqrt(_squares(rows)[0])
+        if _SAFE_LOW < whole < _SAFE_HIGH or (whole == 0 and not rows.any()):
             return whole
     return torch.linalg.vector_norm(_wide_norms(flat))
 
@@ -213,9 +225,11 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return average, (torch.stack(squares).sum() / x.numel()).sqrt()
 
 
-def _zeros_quickly(flat: Tensor) -> int:
-    # numpy compares and counts in a fifth of the time that torch needs
-    return int(np.count_nonzero(flat.numpy() == 0))
+def _zeros(rows: np.ndarray) -> int:
+    # in pieces: a large temporary is new memory every time, and costs more than the counting
+    line = rows.reshape(-1)
+    pieces = range(0, line.size, _PIECE)
+    return sum(int(np.count_nonzero(line[i : i + _PIECE] == 0)) for i in pieces)
 
 
 def _full_precision(function: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
@@ -241,49 +255,63 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     Returns:
         Numbers, or scalars on the tensor's device.
     """
-    norms = _safe_norms(flat)
-    if norms is None:
+    rows = _in_numpy(flat)
+    norms = _safe_norms(rows)
+    if rows is None or norms is None:
         return _wide_activation_scalars(flat)
-    n = flat.numel()
+    n = rows.size
     square = float(norms @ norms) / n
-    inverse = 1 / norms
-    few = flat[:RANK_SAMPLES]
-    runs = few.split(_RUN, dim=1) if few.shape[1] > 4 * _RUN else (few,)
-    grams = np.stack([(run @ run.T).numpy() for run in runs])
-    gram: np.ndarray = grams.sum(axis=0, dtype=np.float64)
-    scale = 1 / gram.diagonal()
-    resultant, average = _sums_quickly(flat, inverse)
+    average = float(_combined(flat, rows, np.ones(len(rows))).sum()) / n
     if square - average * average < _SAFE_VARIANCE * square:
         average = float(mean(flat))
+    inverse = _inverse(norms)
+    few = flat[:RANK_SAMPLES]
+    scale = inverse[:RANK_SAMPLES]
+    if norms[:RANK_SAMPLES].min() <= _SAFE_LOW:  # products of such rows would underflow
+        few = few * torch.from_numpy(scale.astype(np.float32))[:, None]
+    gram = _gram(few)
+    diagonal = gram.diagonal()
+    scale = np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
     return [
         average,
         square,
-        _zeros_quickly(flat),
-        resultant,
-        len(norms),
+        _zeros(rows),
+        _resultant(flat, rows, inverse),
+        int(np.count_nonzero(inverse)),
         float(scale @ (gram * gram) @ scale),
-        len(few),
+        int(np.count_nonzero(scale)),
     ]
 
 
-def _sums_quickly(flat: Tensor, inverse: np.ndarray) -> tuple[float, float]:
-    """Resultant and mean; both are sums over the rows, so that one reading does for both."""
-    rows = np.ones((2, len(inverse)), dtype=np.float32)
-    rows[0] = inverse
-    unit, plain = torch.from_numpy(rows) @ flat
-    return _exact_if_near(float(unit.dot(unit)), flat, inverse), float(plain.sum()) / flat.numel()
+def _gram(few: Tensor) -> np.ndarray:
+    if few.shape[1] <= 1024:
+        rows = few.numpy()
+        return (rows @ rows.T).astype(np.float64)
+    runs = few.split(_RUN, dim=1) if few.shape[1] > _RUN else (few,)
+    grams = np.stack([(run @ run.T).numpy() for run in runs])  # here torch's product is quicker
+    return grams.sum(axis=0, dtype=np.float64)
 
 
-def _resultant_quickly(flat: Tensor, inverse: np.ndarray) -> float:
-    total = torch.from_numpy(inverse.astype(np.float32)) @ flat
-    return _exact_if_near(float(total.dot(total)), flat, inverse)
+def _resultant(flat: Tensor, rows: np.ndarray, inverse: np.ndarray) -> float:
+    total = _combined(flat, rows, inverse)
+    return _exact_if_near(float(np.vecdot(total, total)), flat, inverse)
+
+
+def _combined(flat: Tensor, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum of all rows, each times its weight."""
+    narrow = weights.astype(np.float32)
+    if rows.size <= _PIECE:
+        return narrow @ rows
+    # beyond this numpy's product starts threads of its own, beside torch's
+    return (torch.from_numpy(narrow) @ flat).numpy()
 
 
 def _exact_if_near(resultant: float, flat: Tensor, inverse: np.ndarray) -> float:
     """Where the samples are all but alike, how much so is below float32's last digit."""
-    n = len(inverse)
+    n = int(np.count_nonzero(inverse))
     if n > 1 and n * n - resultant < _NEARLY_ONE * n * n:
-        return float(_wide_resultant(flat, 1 / _wide_norms(flat)))
+        norms = _wide_norms(flat)
+        return float(_wide_resultant(flat, torch.where(norms > 0, norms.reciprocal(), 0.0)))
     return resultant
 
 
@@ -318,11 +346,12 @@ def _wide_resultant(flat: Tensor, inverse: Tensor) -> Tensor:
 @_full_precision
 def delta_scalars(flat: Tensor) -> tuple[Tensor, list[Scalar]]:
     """Row norms (n,) and [mean square, zeros, resultant] of a delta (n, d)."""
-    norms = _safe_norms(flat)
-    if norms is not None:
-        square = float(norms @ norms) / flat.numel()
-        resultant = _resultant_quickly(flat, 1 / norms)
-        return torch.from_numpy(norms), [square, _zeros_quickly(flat), resultant]
+    rows = _in_numpy(flat)
+    norms = _safe_norms(rows)
+    if rows is not None and norms is not None:
+        square = float(norms @ norms) / rows.size
+        resultant = _resultant(flat, rows, _inverse(norms))
+        return torch.from_numpy(norms), [square, _zeros(rows), resultant]
     wide = _wide_norms(flat)
     inverse = torch.where(wide > 0, wide.reciprocal(), 0.0)
     zeros = flat.numel() - torch.count_nonzero(flat)
