@@ -11,6 +11,14 @@ from torch import Tensor
 from signalprop.capture import kinds
 from signalprop.capture.kinds import Kind
 
+#: what torch calls the states that a recurrent module returns beside its output
+STATES: dict[type[torch.nn.Module], dict[str, str]] = {
+    torch.nn.RNN: {".output1": ".h_n"},
+    torch.nn.GRU: {".output1": ".h_n"},
+    torch.nn.LSTM: {".output1": ".h_n", ".output1.output1": ".c_n"},
+    torch.nn.LSTMCell: {".output1": ".c"},
+}
+
 
 def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:
     """(label, tensor) of a module's output: tensor, sequence, mapping or dataclass."""

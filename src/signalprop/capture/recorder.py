@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from signalprop.capture import facts, kinds, statistics
 from signalprop.capture.kinds import Kind
 from signalprop.capture.modules import (
+    STATES,
     is_atomic,
     kind_by_parts,
     measurable,
@@ -143,6 +144,7 @@ class Recorder(TorchFunctionMode):
         for label, x in tensors_in(output):
             if not measurable(x):
                 continue
+            label = STATES.get(type(module), {}).get(label, label)
             known = self._bound.get((x.grad_fn, x.output_nr)) if x.grad_fn is not None else None
             if known is not None:
                 if leaf and known.module == frame.path and frame.path:

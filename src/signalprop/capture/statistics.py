@@ -135,7 +135,7 @@ _PIECE = 1 << 16
 #: where 1 - cosine is below this, it is taken in float64
 _NEARLY_ONE = 1e-3
 #: float32 sums of squares go wrong in the fifth digit beyond some ten thousand terms
-_RUN = 1 << 14
+_RUN = 1 << 12
 #: below this share of the mean square the variance is too small for float32 sums
 _SAFE_VARIANCE = 1e-3
 
@@ -148,11 +148,13 @@ def _in_numpy(x: Tensor) -> np.ndarray | None:
 
 def _squares(rows: np.ndarray) -> np.ndarray:
     """Sum of squares of every row, in runs short enough for float32."""
-    width = rows.shape[1]
+    n, width = rows.shape
     if width <= _RUN:
         return np.vecdot(rows, rows).astype(np.float64)
-    runs = (rows[:, i : i + _RUN] for i in range(0, width, _RUN))
-    return np.stack([np.vecdot(run, run) for run in runs]).sum(axis=0, dtype=np.float64)
+    whole = width - width % _RUN
+    runs = rows[:, :whole].reshape(n, -1, _RUN)
+    total = np.vecdot(runs, runs).sum(axis=1, dtype=np.float64)
+    return total + np.vecdot(rows[:, whole:], rows[:, whole:]) if whole < width else total
 
 
 def _safe_norms(rows: np.ndarray | None) -> np.ndarray | None:
@@ -172,6 +174,8 @@ def _safe_norms(rows: np.ndarray | None) -> np.ndarray | None:
 
 
 def _inverse(norms: np.ndarray) -> np.ndarray:
+    if norms.all():
+        return 1 / norms
     return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
@@ -287,7 +291,7 @@ def _gram(few: Tensor) -> np.ndarray:
     if few.shape[1] <= 1024:
         rows = few.numpy()
         return (rows @ rows.T).astype(np.float64)
-    runs = few.split(_RUN, dim=1) if few.shape[1] > _RUN else (few,)
+    runs = few.split(4 * _RUN, dim=1)
     grams = np.stack([(run @ run.T).numpy() for run in runs])  # here torch's product is quicker
     return grams.sum(axis=0, dtype=np.float64)
 
@@ -380,7 +384,8 @@ def token_cosine(x: Tensor) -> Tensor:
 def dead_units(x: Tensor, unit_dim: int) -> Tensor:
     """How many units are not above zero for any observation."""
     others = [d for d in range(x.ndim) if d != unit_dim]
-    if x.device.type == "cpu" and len(x) > 8 and bool((x[:8].amax(others) > 0).all()):
+    large = x.device.type == "cpu" and x.numel() > _PIECE
+    if large and bool((x[:8].amax(others) > 0).all()):
         return torch.tensor(0)  # a few samples have seen every unit alive
     return (x.amax(others) <= 0).sum()
 

@@ -217,7 +217,8 @@ class Trace(Viewable):
     Attributes:
         model: class name of the model.
         sites: every site, in execution order, keyed by name.
-        spine: names of the sites that every path from `source` to the loss runs through.
+        spine: names of the sites that every path from the input to the loss runs through, from the
+            input up.
         blocks: what lies between neighbouring spine sites, from the input up.
         weights: parameters, keyed by name, in the model's order.
         inputs: facts of every tensor of the batch that the model was given.

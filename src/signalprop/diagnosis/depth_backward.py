@@ -214,7 +214,7 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
                 explained |= set(learning.share)
     rounded = [share > 0.5 for share in learning.unmoved.values()]
     if rounded and sum(rounded) > len(rounded) / 2:
-        raise NotApplicable("the updates of most layers are lost in rounding, see SP211")
+        raise NotApplicable("most layers stay bit for bit the same, which SP101 or SP211 explains")
     held = _held(evidence)
     weak = [
         layer
@@ -290,7 +290,7 @@ def chaos(evidence: Evidence, *, nats: float = 3.0, per_layer: float = 0.05) -> 
     layers = len(sites) - 1
     weights = sum(spine.has_weights(trace, b) for b in trace.blocks)
     if layers < 3 or layers < weights / 2 or any(b.residual for b in trace.blocks):
-        raise NotApplicable("no chain of bounded activations without skips")
+        raise NotApplicable("no chain of bounded activations (tanh, erf, softsign) without skips")
     level = spine.levels(trace)
     start, last = sites[0], sites[-1]
     if not (start.activation.rms > 0 and last.activation.rms > 0):
