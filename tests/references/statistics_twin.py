@@ -49,6 +49,12 @@ def directions(x: np.ndarray) -> np.ndarray:
     return x[length > 0] / length[length > 0, None]
 
 
+def compared(x: np.ndarray, samples: int = 12) -> np.ndarray:
+    """The rows that are compared with each other."""
+    apart = max(1, len(x) // samples)
+    return np.stack([x[i] for i in range(len(x)) if i % apart == 0][:samples])
+
+
 def mean_cosine(x: np.ndarray) -> float:
     """Mean cosine of all pairs of rows, pair by pair."""
     unit = directions(x)
@@ -58,9 +64,9 @@ def mean_cosine(x: np.ndarray) -> float:
     return float(np.mean([unit[i] @ unit[j] for i in range(n) for j in range(n) if i != j]))
 
 
-def effective_rank(x: np.ndarray, samples: int = 12) -> float:
-    """(sum s^2)^2 / sum s^4 of the singular values of the first rows at unit length."""
-    unit = directions(x[:samples])
+def effective_rank(x: np.ndarray) -> float:
+    """(sum s^2)^2 / sum s^4 of the singular values of the rows at unit length."""
+    unit = directions(x)
     if not len(unit):
         return 0.0
     s = np.linalg.svd(unit, compute_uv=False)
@@ -80,8 +86,8 @@ def activation(tensor: Tensor, batch: int) -> dict[str, Any]:
         "mean": float(x.mean()),
         "variance": float(np.mean((x - x.mean()) ** 2)),
         "zeros": float(np.mean(x == 0)),
-        "effective_rank": effective_rank(x),
-        "cosine": mean_cosine(x),
+        "effective_rank": effective_rank(compared(x)),
+        "cosine": mean_cosine(compared(x)),
         "finite": bool(np.isfinite(x).all()),
     }
 
@@ -120,7 +126,7 @@ def delta(tensor: Tensor, batch: int) -> dict[str, Any]:
         "geometric_mean": math.exp(math.fsum(per_sample) / len(live)) if len(live) else 0.0,
         "zeros": float(np.mean(x == 0)),
         "alive": float(np.mean(length > 0)),
-        "cosine": mean_cosine(x),
+        "cosine": mean_cosine(compared(x)),
         "finite": bool(np.isfinite(x).all()),
     }
 

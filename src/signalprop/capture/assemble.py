@@ -157,7 +157,7 @@ def _names(sites: list[Seen]) -> list[str]:
 
 
 def _activation(seen: Seen, values: list[float]) -> ActivationStats:
-    mean, square, zeros, resultant, live, gram_square, trace, *more = values
+    mean, square, zeros, resultant, live, gram_square, *more = values
     unit = more.pop(0) if seen.unit_stat else None
     share = unit / seen.units if unit is not None and seen.units else None
     return ActivationStats(
@@ -165,8 +165,8 @@ def _activation(seen: Seen, values: list[float]) -> ActivationStats:
         mean=mean,
         variance=max(square - mean * mean, 0.0) if math.isfinite(square) else math.nan,
         zeros=zeros / seen.numel,
-        effective_rank=trace * trace / gram_square if gram_square else 0.0,
-        cosine=statistics.mean_cosine(resultant, round(live)) if math.isfinite(live) else math.nan,
+        effective_rank=live * live / gram_square if gram_square else 0.0,
+        cosine=statistics.mean_cosine(resultant, live),
         token_cosine=more.pop(0) if seen.tokens else None,
         saturated=share if seen.unit_stat == "saturated" else None,
         dead=share if seen.unit_stat == "dead" else None,
@@ -180,8 +180,8 @@ def _root(square: float) -> float:
 
 
 def _delta(delta: SeenDelta, values: list[float]) -> DeltaStats:
-    square, zeros, resultant = values
-    norms = delta.norms.to("cpu", torch.float64).numpy()
+    square, zeros, resultant, compared = values
+    norms = np.asarray(delta.norms)
     live = norms
     if not (norms.min() > 0 and math.isfinite(norms.max())):
         live = norms[(norms > 0) & np.isfinite(norms)]
@@ -194,7 +194,7 @@ def _delta(delta: SeenDelta, values: list[float]) -> DeltaStats:
         geometric_mean=geometric,
         zeros=zeros / delta.numel,
         alive=1.0 if live is norms else float((norms != 0).mean()),
-        cosine=statistics.mean_cosine(resultant, live.size),
+        cosine=statistics.mean_cosine(resultant, compared),
         finite=math.isfinite(square),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from signalprop.capture.batch import Batch
 from signalprop.capture.graph import Node, Span
 from signalprop.capture.recorder import Recorder
 from signalprop.capture.seen import Seen
-from signalprop.capture.statistics import Scalar
+from signalprop.capture.statistics import Norms, Scalar
 from signalprop.errors import LossError, ModelError
 
 #: at most this many inputs and embeddings are tried as the start of the spine
@@ -27,9 +28,9 @@ SOURCES = 16
 
 @dataclass
 class SeenDelta:
-    """A delta at one node, still on the device."""
+    """A delta at one node; its numbers are still on the device until the pass is over."""
 
-    norms: Tensor
+    norms: Norms
     scalars: list[Scalar]
     numel: int
 
@@ -55,7 +56,7 @@ class Backward:
         self._inputs = [batch.inputs[name].grad_fn for name in batch.leaves]
         self.gradients: dict[str, Tensor] = {}
         self.at_site: dict[int, SeenDelta] = {}
-        self.norms: dict[Node, Tensor] = {}
+        self.norms: dict[Node, Norms] = {}
         self.folded: set[Node] = set()
         self.spans: list[Span] = []
         self.start: Node | None = None
@@ -79,6 +80,15 @@ class Backward:
         finally:
             for handle in handles:
                 handle.remove()
+        self._fetch()
+
+    def _fetch(self) -> None:
+        """Bring the norms over, in one go."""
+        deltas = list(self.at_site.values())
+        here = statistics.fetched([delta.norms for delta in deltas] + list(self.norms.values()))
+        for delta, norms in zip(deltas, here, strict=False):
+            delta.norms = norms
+        self.norms = dict(zip(self.norms, here[len(deltas) :], strict=True))
 
     # ---- the spine ---------------------------------------------------------------------------
 
@@ -122,7 +132,7 @@ class Backward:
     ) -> Callable[[tuple[Tensor | None, ...]], None]:
         def read(gradients: tuple[Tensor | None, ...]) -> None:
             with torch.no_grad():
-                norms: dict[int, Tensor] = {}
+                norms: dict[int, Norms] = {}
                 for i, seen in sites:
                     delta = gradients[seen.output_nr]
                     if delta is None or delta.numel() == 0:
@@ -180,10 +190,10 @@ class Backward:
 
 
 def _joint_norms(
-    gradients: tuple[Tensor | None, ...], known: dict[int, Tensor], batch: int, dim: int
-) -> Tensor:
+    gradients: tuple[Tensor | None, ...], known: dict[int, Norms], batch: int, dim: int
+) -> Norms:
     """Per-sample norm over all outputs of a node."""
-    norms = []
+    norms: list[Norms] = []
     for nr, gradient in enumerate(gradients):
         if gradient is None or gradient.numel() == 0:
             continue
@@ -192,9 +202,10 @@ def _joint_norms(
             known[nr] = statistics.row_norms(flat)
         norms.append(known[nr])
     if not norms:
-        return torch.zeros(1)
+        return np.zeros(1)
     if len(norms) == 1:
         return norms[0]
-    rows = max(n.shape[0] for n in norms)
-    whole = [n if n.shape[0] == rows else n.square().sum().sqrt().expand(rows) for n in norms]
+    several = [torch.as_tensor(n) for n in norms]
+    rows = max(len(n) for n in several)
+    whole = [n if len(n) == rows else n.square().sum().sqrt().expand(rows) for n in several]
     return torch.linalg.vector_norm(torch.stack(whole), dim=0)

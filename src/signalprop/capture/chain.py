@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from signalprop.capture import graph, kinds
 from signalprop.capture.backward import Backward
@@ -118,7 +117,7 @@ class _Levels:
 
     def __init__(self, spans: list[Span], found: Backward, batch: int) -> None:
         nodes = [span.upper for span in spans] + ([spans[-1].lower] if spans else [])
-        norms = {n: _numpy(found.norms[n]) for n in nodes if n in found.norms}
+        norms = {n: np.asarray(found.norms[n]) for n in nodes if n in found.norms}
         _unfold(norms, spans, found)
         self._found, self._batch = found, batch
         self.cut: Node | None = None
@@ -168,17 +167,13 @@ class _Levels:
         delta = self._found.at_site.get(place)
         if delta is None:
             return None
-        values = _numpy(delta.norms)
+        values = np.asarray(delta.norms)
         used = values[self._mask] if values.size == self._batch else values
         return self._mean(values) if (used > 0).all() and np.isfinite(used).all() else None
 
     def at(self, node: Node) -> float:
         """L at a node of the spine."""
         return self._level[node]
-
-
-def _numpy(norms: torch.Tensor) -> np.ndarray:
-    return norms.detach().to("cpu", torch.float64).numpy()
 
 
 def _kinds(spans: list[Span], site_at: dict[Node, tuple[str, Seen]]) -> dict[Node, Kind]:

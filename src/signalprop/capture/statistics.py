@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: samples used for the effective rank, whose Gram matrix is the dearest of the statistics
-RANK_SAMPLES = 12
+from signalprop.capture import quick
+
+#: samples that are compared with each other, which is the dearest of the statistics
+COMPARED = 12
 #: elements converted to float64 at a time, which bounds the memory of a traced pass
 CHUNK = 1 << 22
 #: a saturated entry has less than this share of the activation's largest slope
@@ -30,14 +32,16 @@ SATURATED_OBSERVATIONS = 0.75
 class ActivationStats:
     """What was measured of one activation tensor `a`, over one batch.
 
+    Samples are compared with each other among 12 that are spread evenly over the batch.
+
     Attributes:
         rms: root mean square over all elements.
         mean: mean over all elements.
         variance: variance over all elements (population).
         zeros: share of elements that are exactly zero.
-        effective_rank: participation ratio (sum s^2)^2 / sum s^4 of the singular values of the
-            first 12 samples, each scaled to unit length; between 1 (all parallel) and their number.
-        cosine: mean cosine between two samples of the batch; nan with a single sample.
+        effective_rank: participation ratio (sum s^2)^2 / sum s^4 of the singular values of 12
+            samples, each scaled to unit length; between 1 (all parallel) and their number.
+        cosine: mean cosine between two of these samples; nan with a single sample.
         token_cosine: mean cosine between two positions of one sample, for (batch, tokens,
             features) tensors on a residual stream or after a normalisation, else None.
         saturated: share of units that are saturated in 3/4 of their observations, for activations
@@ -70,7 +74,7 @@ class DeltaStats:
             whose delta is zero are left out.
         zeros: share of elements that are exactly zero.
         alive: share of samples whose delta is not exactly zero.
-        cosine: mean cosine between the deltas of two samples; nan with a single sample.
+        cosine: mean cosine between the deltas of two of 12 samples; nan with a single sample.
         finite: whether every element is finite.
     """
 
@@ -118,65 +122,18 @@ def is_folded(x: Tensor, batch: int, batch_dim: int = 0) -> bool:
 
 
 # ---- two ways to add ---------------------------------------------------------------------------
-# On a CPU, in the middle of a network's pass, a call of numpy costs a fifth of one of torch, and
-# looking at its answer costs nothing. So float32 is added in numpy, and the rare tensor out of its
-# range widened. On other devices a look would make the device wait: all is widened there, and what
-# comes out stays there.
+# float32 on a CPU is added in numpy, where looking at an answer costs nothing, and the rare tensor
+# out of its range widened. On other devices a look would make the device wait: all is widened
+# there, and what comes out stays there.
 
 Scalar = Tensor | float
+Norms = Tensor | np.ndarray
 T = TypeVar("T")
 
-#: row norms within these bounds are exact to float32: no square has under- or overflowed
-_SAFE_LOW, _SAFE_HIGH = 1e-14, 1e15
-#: the smallest row norm whose reciprocal float32 can still multiply by
-_LEAST = 1e-30
-#: elements compared at a time, so that the answer fits the processor's cache
-_PIECE = 1 << 16
 #: where 1 - cosine is below this, it is taken in float64
 _NEARLY_ONE = 1e-3
-#: float32 sums of squares go wrong in the fifth digit beyond some ten thousand terms
-_RUN = 1 << 12
 #: below this share of the mean square the variance is too small for float32 sums
 _SAFE_VARIANCE = 1e-3
-
-
-def _in_numpy(x: Tensor) -> np.ndarray | None:
-    """The tensor's own memory, if the quick way may be tried."""
-    quick = x.dtype is torch.float32 and x.device.type == "cpu" and x.numel() <= CHUNK
-    return x.numpy() if quick else None
-
-
-def _squares(rows: np.ndarray) -> np.ndarray:
-    """Sum of squares of every row, in runs short enough for float32."""
-    n, width = rows.shape
-    if width <= _RUN:
-        return np.vecdot(rows, rows).astype(np.float64)
-    whole = width - width % _RUN
-    runs = rows[:, :whole].reshape(n, -1, _RUN)
-    total = np.vecdot(runs, runs).sum(axis=1, dtype=np.float64)
-    return total + np.vecdot(rows[:, whole:], rows[:, whole:]) if whole < width else total
-
-
-def _safe_norms(rows: np.ndarray | None) -> np.ndarray | None:
-    """Row norms by the quick way; None where it must not be taken."""
-    if rows is None:
-        return None
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        norms = np.sqrt(_squares(rows))
-    if norms.min() > _SAFE_LOW and norms.max() < _SAFE_HIGH:
-        return norms
-    if not norms.max() < _SAFE_HIGH:  # nan, too
-        return None
-    few = norms <= _SAFE_LOW  # a sample that is learned, or padding
-    wide = rows[few].astype(np.float64)
-    norms[few] = np.sqrt(np.vecdot(wide, wide))
-    return None if ((norms > 0) & (norms < _LEAST)).any() else norms
-
-
-def _inverse(norms: np.ndarray) -> np.ndarray:
-    if norms.all():
-        return 1 / norms
-    return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 def _parts(flat: Tensor) -> Iterator[Tensor]:
@@ -194,10 +151,23 @@ def _wide_norms(flat: Tensor) -> Tensor:
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(norms, dim=0)
 
 
-def row_norms(flat: Tensor) -> Tensor:
+def row_norms(flat: Tensor) -> Norms:
     """L2 norm of every row of (samples, features), in the widest dtype."""
-    safe = _safe_norms(_in_numpy(flat))
-    return torch.from_numpy(safe) if safe is not None else _wide_norms(flat)
+    found = quick.row_norms(flat)
+    return found if found is not None else _wide_norms(flat)
+
+
+def fetched(norms: Sequence[Norms]) -> list[np.ndarray]:
+    """Norms on a device, brought over in one go, and the others as they are."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for found in norms:
+        if isinstance(found, Tensor):
+            by_device.setdefault(found.device, []).append(found)
+    here = {
+        device: iter(torch.cat(found).cpu().to(torch.float64).split([len(x) for x in found]))
+        for device, found in by_device.items()
+    }
+    return [next(here[x.device]).numpy() if isinstance(x, Tensor) else x for x in norms]
 
 
 def norm(x: Tensor) -> Scalar:
@@ -206,14 +176,9 @@ def norm(x: Tensor) -> Scalar:
         x = x.coalesce().values()
     if x.is_complex():
         x = torch.view_as_real(x)
-    flat = x.detach().reshape(1, -1)
-    rows = _in_numpy(flat)
-    if rows is not None:
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            whole = math.sqrt(_squares(rows)[0])
-        if _SAFE_LOW < whole < _SAFE_HIGH or (whole == 0 and not rows.any()):
-            return whole
-    return torch.linalg.vector_norm(_wide_norms(flat))
+    x = x.detach()
+    found = quick.norm(x)
+    return found if found is not None else torch.linalg.vector_norm(_wide_norms(x.reshape(1, -1)))
 
 
 def mean(x: Tensor) -> Tensor:
@@ -222,18 +187,15 @@ def mean(x: Tensor) -> Tensor:
     return torch.stack(parts).sum() / x.numel()
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor) -> tuple[Scalar, Scalar]:
     """Mean and standard deviation (population) of all elements, in two passes."""
+    if x.device.type == "cpu" and x.numel() <= CHUNK and x.dtype is not torch.bfloat16:
+        wide = x.numpy().astype(np.float64)
+        with np.errstate(all="ignore"):
+            return float(wide.mean()), float(wide.std())
     average = mean(x)
     squares = [(part - average).square().sum() for part in _parts(x.reshape(1, -1))]
     return average, (torch.stack(squares).sum() / x.numel()).sqrt()
-
-
-def _zeros(rows: np.ndarray) -> int:
-    # in pieces: a large temporary is new memory every time, and costs more than the counting
-    line = rows.reshape(-1)
-    pieces = range(0, line.size, _PIECE)
-    return sum(int(np.count_nonzero(line[i : i + _PIECE] == 0)) for i in pieces)
 
 
 def _full_precision(function: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
@@ -249,88 +211,57 @@ def _full_precision(function: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
     return outside_autocast
 
 
+def compared(rows: int) -> slice:
+    """The samples that are compared: spread over the batch, which may be sorted by class."""
+    step = max(1, rows // COMPARED)
+    return slice(0, COMPARED * step, step)
+
+
 @_full_precision
 def activation_scalars(flat: Tensor) -> list[Scalar]:
-    """[mean, mean square, zeros, resultant, live rows, sum of G^2, trace of G] of (n, d).
+    """[mean, mean square, zeros, resultant, live rows, sum of G^2] of (n, d).
 
-    The resultant is the squared length of the sum of all rows, each scaled to unit length; G is
-    the Gram matrix of the first rows, scaled so too.
+    G is the Gram matrix of the compared rows, scaled to unit length; the resultant is the sum of
+    its elements, the live rows are those of them that are not zero.
 
     Returns:
         Numbers, or scalars on the tensor's device.
     """
-    rows = _in_numpy(flat)
-    norms = _safe_norms(rows)
-    if rows is None or norms is None:
-        return _wide_activation_scalars(flat)
-    n = rows.size
+    some = compared(len(flat))
+    sums = quick.sums(flat, total=True)
+    if sums is None:
+        return _wide_activation_scalars(flat, some)
+    norms, zeros, total = sums
+    n = flat.numel()
     square = float(norms @ norms) / n
-    average = float(_combined(flat, rows, np.ones(len(rows))).sum()) / n
+    average = total / n
     if square - average * average < _SAFE_VARIANCE * square:
         average = float(mean(flat))
-    inverse = _inverse(norms)
-    few = flat[:RANK_SAMPLES]
-    scale = inverse[:RANK_SAMPLES]
-    if norms[:RANK_SAMPLES].min() <= _SAFE_LOW:  # products of such rows would underflow
-        few = few * torch.from_numpy(scale.astype(np.float32))[:, None]
-    gram = _gram(few)
-    diagonal = gram.diagonal()
-    scale = np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
-    return [
-        average,
-        square,
-        _zeros(rows),
-        _resultant(flat, rows, inverse),
-        int(np.count_nonzero(inverse)),
-        float(scale @ (gram * gram) @ scale),
-        int(np.count_nonzero(scale)),
-    ]
+    few, norms = flat[some], norms[some]
+    gram = quick.gram(few, norms)
+    live = int(np.count_nonzero(norms))
+    resultant = _exact_if_near(float(gram.sum()), few, live)
+    return [average, square, zeros, resultant, live, float(np.vdot(gram, gram))]
 
 
-def _gram(few: Tensor) -> np.ndarray:
-    if few.shape[1] <= 1024:
-        rows = few.numpy()
-        return (rows @ rows.T).astype(np.float64)
-    runs = few.split(4 * _RUN, dim=1)
-    grams = np.stack([(run @ run.T).numpy() for run in runs])  # here torch's product is quicker
-    return grams.sum(axis=0, dtype=np.float64)
-
-
-def _resultant(flat: Tensor, rows: np.ndarray, inverse: np.ndarray) -> float:
-    total = _combined(flat, rows, inverse)
-    return _exact_if_near(float(np.vecdot(total, total)), flat, inverse)
-
-
-def _combined(flat: Tensor, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sum of all rows, each times its weight."""
-    narrow = weights.astype(np.float32)
-    if rows.size <= _PIECE:
-        return narrow @ rows
-    # beyond this numpy's product starts threads of its own, beside torch's
-    return (torch.from_numpy(narrow) @ flat).numpy()
-
-
-def _exact_if_near(resultant: float, flat: Tensor, inverse: np.ndarray) -> float:
+def _exact_if_near(resultant: float, few: Tensor, live: int) -> float:
     """Where the samples are all but alike, how much so is below float32's last digit."""
-    n = int(np.count_nonzero(inverse))
-    if n > 1 and n * n - resultant < _NEARLY_ONE * n * n:
-        norms = _wide_norms(flat)
-        return float(_wide_resultant(flat, torch.where(norms > 0, norms.reciprocal(), 0.0)))
+    if live > 1 and live * live - resultant < _NEARLY_ONE * live * live:
+        return float(_wide_resultant(few, _inverse(_wide_norms(few))))
     return resultant
 
 
-def _wide_activation_scalars(flat: Tensor) -> list[Scalar]:
+def _wide_activation_scalars(flat: Tensor, some: slice) -> list[Scalar]:
     norms = _wide_norms(flat)
-    inverse = torch.where(norms > 0, norms.reciprocal(), 0.0)
-    gram = _unit_gram(flat[:RANK_SAMPLES]).to(norms.dtype)
+    few, inverse = flat[some], _inverse(norms[some])
+    gram = _unit_gram(few).to(norms.dtype)
     return [
         mean(flat),
         norms.square().sum() / flat.numel(),
         flat.numel() - torch.count_nonzero(flat),
-        _wide_resultant(flat, inverse),
+        _wide_resultant(few, inverse),
         torch.count_nonzero(inverse),
         gram.square().sum(),
-        gram.trace(),
     ]
 
 
@@ -343,23 +274,33 @@ def _unit_gram(few: Tensor) -> Tensor:
     return few @ few.T
 
 
+def _inverse(norms: Tensor) -> Tensor:
+    return torch.where(norms > 0, norms.reciprocal(), 0.0)
+
+
 def _wide_resultant(flat: Tensor, inverse: Tensor) -> Tensor:
     return torch.stack([(inverse @ part).square().sum() for part in _parts(flat)]).sum()
 
 
 @_full_precision
-def delta_scalars(flat: Tensor) -> tuple[Tensor, list[Scalar]]:
-    """Row norms (n,) and [mean square, zeros, resultant] of a delta (n, d)."""
-    rows = _in_numpy(flat)
-    norms = _safe_norms(rows)
-    if rows is not None and norms is not None:
-        square = float(norms @ norms) / rows.size
-        resultant = _resultant(flat, rows, _inverse(norms))
-        return torch.from_numpy(norms), [square, _zeros(rows), resultant]
+def delta_scalars(flat: Tensor) -> tuple[Norms, list[Scalar]]:
+    """Row norms (n,) and [mean square, zeros, resultant, live rows] of a delta (n, d)."""
+    some = compared(len(flat))
+    sums = quick.sums(flat, total=False)
+    if sums is not None:
+        norms, zeros, _ = sums
+        few, known = flat[some], norms[some]
+        live = int(np.count_nonzero(known))
+        resultant = _exact_if_near(quick.resultant(few, known), few, live)
+        return norms, [float(norms @ norms) / flat.numel(), zeros, resultant, live]
     wide = _wide_norms(flat)
-    inverse = torch.where(wide > 0, wide.reciprocal(), 0.0)
-    zeros = flat.numel() - torch.count_nonzero(flat)
-    return wide, [wide.square().sum() / flat.numel(), zeros, _wide_resultant(flat, inverse)]
+    inverse = _inverse(wide[some])
+    return wide, [
+        wide.square().sum() / flat.numel(),
+        flat.numel() - torch.count_nonzero(flat),
+        _wide_resultant(flat[some], inverse),
+        torch.count_nonzero(inverse),
+    ]
 
 
 def mean_cosine(resultant: float, rows: int) -> float:
@@ -370,23 +311,31 @@ def mean_cosine(resultant: float, rows: int) -> float:
 
 
 @_full_precision
-def token_cosine(x: Tensor) -> Tensor:
+def token_cosine(x: Tensor) -> Scalar:
     """Mean over samples of the mean cosine between two of a sample's tokens; x (b, t, d)."""
+    found = quick.token_resultants(x)
+    if found is not None:
+        resultants, live = found
+        pairs = np.maximum(live * (live - 1), 1)
+        cosines = ((resultants - live) / pairs)[live > 1]
+        if cosines.size == 0:
+            return math.nan
+        if 1 - cosines.max() > _NEARLY_ONE:
+            return float(cosines.mean())
     wide = x.to(accumulator(x.device)) if x.numel() <= CHUNK else x.float()
-    norms = torch.linalg.vector_norm(wide, dim=2)
-    inverse = torch.where(norms > 0, norms.reciprocal(), 0.0)
+    inverse = _inverse(torch.linalg.vector_norm(wide, dim=2))
     total = torch.einsum("btd,bt->bd", wide, inverse).square().sum(1)
-    live = torch.count_nonzero(norms, dim=1)  # a padded token may be zero
-    pairs = live * (live - 1)
-    return ((total - live) / torch.where(pairs > 0, pairs, torch.nan)).nanmean()
+    count = torch.count_nonzero(inverse, dim=1)  # a padded token may be zero
+    several = count * (count - 1)
+    return ((total - count) / torch.where(several > 0, several, torch.nan)).nanmean()
 
 
-def dead_units(x: Tensor, unit_dim: int) -> Tensor:
+def dead_units(x: Tensor, unit_dim: int) -> Scalar:
     """How many units are not above zero for any observation."""
+    found = quick.largest(x, unit_dim)
+    if found is not None:
+        return float(np.count_nonzero(found <= 0))
     others = [d for d in range(x.ndim) if d != unit_dim]
-    large = x.device.type == "cpu" and x.numel() > _PIECE
-    if large and bool((x[:8].amax(others) > 0).all()):
-        return torch.tensor(0)  # a few samples have seen every unit alive
     return (x.amax(others) <= 0).sum()
 
 
