@@ -142,9 +142,12 @@ def test_weights_that_start_at_zero_have_a_sharpness():
 
 def test_diagnose_hands_the_sharpness_on():
     model, batch = network().double(), task()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    found = diagnose(model, batch, F.cross_entropy, optimizer)
-    assert found.sharpness == pytest.approx(measured(model, batch), rel=1e-9)
+    look = lambda rate: diagnose(  # noqa: E731
+        model, batch, F.cross_entropy, torch.optim.SGD(model.parameters(), lr=rate)
+    )
+    for doubtful in (100.0, 1e-7):
+        assert look(doubtful).sharpness == pytest.approx(measured(model, batch), rel=1e-9)
+    assert look(0.1).sharpness is None  # the loss falls
     assert diagnose(model, batch, F.cross_entropy).sharpness is None
 
 

@@ -194,7 +194,8 @@ def test_a_tip_where_the_inputs_are_the_cause():
 
 def test_rounded_away():
     layers = {"0": 1.0, "2": 1.0, "4": 1.0}
-    (found,) = rated(rate_too_small, unmoved=layers, rate=1e-9)
+    still = {"unmoved": layers, "after": (1.6, 1.6, 1.6)}
+    (found,) = rated(rate_too_small, **still, rate=1e-9)
     assert found.value == 1
     assert "float32" in found.explanation
     narrow = {"model": mlp().bfloat16(), "x": features().bfloat16()}

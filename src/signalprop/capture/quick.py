@@ -30,8 +30,6 @@ _COLUMNS = 1 << 8
 #: columns beyond which torch's product is the quicker
 _WIDE = 1 << 10
 
-_quiet = {"over": "ignore", "under": "ignore", "invalid": "ignore"}
-
 
 def array_of(x: Tensor) -> np.ndarray | None:
     """The tensor's own memory, if the quick way may be tried."""
@@ -69,7 +67,7 @@ def row_norms(flat: Tensor) -> np.ndarray | None:
     rows = array_of(flat)
     if rows is None:
         return None
-    with np.errstate(**_quiet):
+    with np.errstate(all="ignore"):
         return norms_of(rows)
 
 
@@ -78,7 +76,7 @@ def norm(x: Tensor) -> float | None:
     rows = array_of(x)
     if rows is None:
         return None
-    with np.errstate(**_quiet):
+    with np.errstate(all="ignore"):
         whole = math.sqrt(squares(rows.reshape(1, -1))[0])
     return whole if SAFE_LOW < whole < SAFE_HIGH or (whole == 0 and not rows.any()) else None
 
@@ -93,17 +91,17 @@ def sums(flat: Tensor, *, total: bool) -> tuple[np.ndarray, int, float] | None:
         found = row_norms(flat)
         return None if found is None else (found, _zeros(rows), _total(rows) if total else 0.0)
     norms = np.empty(len(rows))
-    zeros, added = 0, 0.0
-    with np.errstate(**_quiet):
+    nothing, added = 0, 0.0
+    with np.errstate(all="ignore"):
         for i in range(0, len(rows), step):
             slab = rows[i : i + step]
             found = norms_of(slab)
             if found is None:
                 return None
             norms[i : i + step] = found
-            zeros += _zeros(slab)
+            nothing += _zeros(slab)
             added += _total(slab) if total else 0.0
-    return norms, zeros, added
+    return norms, nothing, added
 
 
 def _zeros(rows: np.ndarray) -> int:
@@ -171,7 +169,7 @@ def token_resultants(x: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
     rows = array_of(x)
     if rows is None:
         return None
-    with np.errstate(**_quiet):
+    with np.errstate(all="ignore"):
         norms = norms_of(rows.reshape(-1, rows.shape[2]))
         if norms is None:
             return None

@@ -187,6 +187,11 @@ def mean(x: Tensor) -> Tensor:
     return torch.stack(parts).sum() / x.numel()
 
 
+def count(mask: Tensor) -> int:
+    """How many elements are true; torch's own sum widens each of them first."""
+    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
+
+
 def moments(x: Tensor) -> tuple[Scalar, Scalar]:
     """Mean and standard deviation (population) of all elements, in two passes."""
     if x.device.type == "cpu" and x.numel() <= CHUNK and x.dtype is not torch.bfloat16:
@@ -231,7 +236,7 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     sums = quick.sums(flat, total=True)
     if sums is None:
         return _wide_activation_scalars(flat, some)
-    norms, zeros, total = sums
+    norms, nothing, total = sums
     n = flat.numel()
     square = float(norms @ norms) / n
     average = total / n
@@ -241,7 +246,7 @@ def activation_scalars(flat: Tensor) -> list[Scalar]:
     gram = quick.gram(few, norms)
     live = int(np.count_nonzero(norms))
     resultant = _exact_if_near(float(gram.sum()), few, live)
-    return [average, square, zeros, resultant, live, float(np.vdot(gram, gram))]
+    return [average, square, nothing, resultant, live, float(np.vdot(gram, gram))]
 
 
 def _exact_if_near(resultant: float, few: Tensor, live: int) -> float:
@@ -288,11 +293,11 @@ def delta_scalars(flat: Tensor) -> tuple[Norms, list[Scalar]]:
     some = compared(len(flat))
     sums = quick.sums(flat, total=False)
     if sums is not None:
-        norms, zeros, _ = sums
+        norms, nothing, _ = sums
         few, known = flat[some], norms[some]
         live = int(np.count_nonzero(known))
         resultant = _exact_if_near(quick.resultant(few, known), few, live)
-        return norms, [float(norms @ norms) / flat.numel(), zeros, resultant, live]
+        return norms, [float(norms @ norms) / flat.numel(), nothing, resultant, live]
     wide = _wide_norms(flat)
     inverse = _inverse(wide[some])
     return wide, [
@@ -303,7 +308,7 @@ def delta_scalars(flat: Tensor) -> tuple[Norms, list[Scalar]]:
     ]
 
 
-def mean_cosine(resultant: float, rows: int) -> float:
+def mean_cosine(resultant: float, rows: float) -> float:
     """Mean pairwise cosine from the squared length of the sum of `rows` unit vectors."""
     if rows < 2:
         return math.nan

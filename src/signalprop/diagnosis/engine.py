@@ -35,6 +35,8 @@ DEFAULT_RULES: tuple[Rule, ...] = (
 
 #: updates that are rehearsed on copies; the loss after them tells a rate that is too large
 UPDATES = 4
+#: columns of a weight matrix that are compared first
+FEW = 8
 
 #: below this share of the distance at the input the pass is seen again after the updates
 SUSPICIOUS = 0.05
@@ -107,11 +109,11 @@ def diagnose(
             batch_dim = batches.sample_dim(data, model, loss)
     say("one pass, seen")
     seen = observe(model, data, loss, batch_dim=batch_dim)
-    wanted = {
-        what for r in rules if r.rule.code not in ignored for what in (*r.rule.needs, *r.rule.wants)
-    }
+    asking = [r.rule for r in rules if r.rule.code not in ignored]
+    needed = {what for rule in asking for what in rule.needs}
+    wanted = {what for rule in asking for what in rule.wants}
     plain = plain_optimizer(optimizer) if optimizer is not None else None
-    measured = _measure(model, data, loss, plain, seen, wanted, batch_dim, say)
+    measured = _measure(model, data, loss, plain, seen, needed, wanted, batch_dim, say)
     say("rules")
     findings, results = _judge(rules, measured, ignored)
     if not any(f.severity == "issue" for f in findings):
@@ -147,6 +149,7 @@ def _measure(
     loss: Loss,
     optimizer: torch.optim.Optimizer | None,
     seen: Pass,
+    needed: set[str],
     wanted: set[str],
     batch_dim: int,
     say: Progress,
@@ -165,7 +168,7 @@ def _measure(
     if seen.error is not None:
         failed = f"the pass stopped: {trace.failure.message if trace.failure else seen.error}"
         missing |= dict.fromkeys(("deltas", "learning", "noise", "sharpness"), failed)
-    elif not math.isfinite(trace.loss) or not _finite(seen.gradients):
+    elif not math.isfinite(trace.loss) or not _finite(trace):
         missing |= dict.fromkeys(
             ("deltas", "learning", "noise", "sharpness"), "the loss or its gradient is not finite"
         )
@@ -181,11 +184,10 @@ def _measure(
                 learning, later = _rehearse(probe, optimizer, seen, data, loss, batch_dim, missing)
                 say("gradient noise over micro-batches")
                 noise = _guard("noise", missing, probe, lambda: curvature.gradient_noise(probe))
-                if "sharpness" in wanted and optimizer_facts and not optimizer_facts.plain:
-                    missing["sharpness"] = (
-                        f"it bounds the rate of SGD, not of {optimizer_facts.name}"
-                    )
-                elif "sharpness" in wanted and optimizer_facts:
+                unneeded = _no_sharpness(optimizer_facts, learning, needed, wanted)
+                if unneeded is not None:
+                    missing["sharpness"] = unneeded
+                else:
                     say("sharpness")
                     sharp = _guard(
                         "sharpness",
@@ -193,8 +195,6 @@ def _measure(
                         probe,
                         lambda: curvature.sharpness(probe, seen.gradients),
                     )
-    if optimizer is None:
-        missing.setdefault("sharpness", "no optimizer was given")
     return Evidence(
         trace=trace,
         model=model,
@@ -207,6 +207,24 @@ def _measure(
         weights=_weight_facts(model),
         missing=missing,
     )
+
+
+def _no_sharpness(
+    optimizer: OptimizerFacts | None,
+    learning: Learning | None,
+    needed: set[str],
+    wanted: set[str],
+) -> str | None:
+    """Why the sharpness, the dearest of the numbers, is not measured; None where it is."""
+    if optimizer is None:
+        return "no optimizer was given"
+    if not optimizer.plain:
+        return f"it bounds the rate of SGD, not of {optimizer.name}"
+    if "sharpness" in needed:
+        return None
+    if learning is not None and learning.falls:
+        return "the next updates lower the loss, which settles the rate"
+    return None if "sharpness" in wanted else "no rule asks for it"
 
 
 def _rehearse(
@@ -263,23 +281,24 @@ def _guard(what: str, missing: dict[str, str], probe: Probe, measure: Callable[[
     return value
 
 
-def _finite(gradients: Mapping[str, Tensor]) -> bool:
-    return all(bool(torch.isfinite(g).all()) for g in gradients.values() if not g.is_sparse)
+def _finite(trace: Trace) -> bool:
+    gradients = (weight.gradient for weight in trace.weights.values())
+    return all(math.isfinite(gradient) for gradient in gradients if gradient is not None)
 
 
 def _weight_facts(model: torch.nn.Module) -> dict[str, WeightFacts]:
-    facts: dict[str, tuple[Tensor, Tensor]] = {}
+    facts: dict[str, WeightFacts] = {}
     for name, p in model.named_parameters():
         value = p.detach()
         if value.numel() == 0:
             continue
         rows = value.reshape(value.shape[0], -1) if value.ndim > 1 else value.reshape(1, -1)
-        same = (rows == rows[:1]).all(1).float().mean()
-        facts[name] = (same, (rows == rows[0, 0]).all())
-    return {
-        name: WeightFacts(identical_rows=float(same), constant=bool(constant))
-        for name, (same, constant) in facts.items()
-    }
+        # a few columns tell most rows apart; only those that they do not are compared in full
+        alike = (rows[:, :FEW] == rows[0, :FEW]).all(1).nonzero()[:, 0]
+        same = (rows[alike] == rows[0]).all(1) if len(alike) > 1 else alike[:1] == 0
+        constant = len(alike) == len(rows) and bool(same.all()) and bool((rows == rows[0, 0]).all())
+        facts[name] = WeightFacts(float(same.sum()) / len(rows), constant)
+    return facts
 
 
 # ---- judging ---------------------------------------------------------------------------------

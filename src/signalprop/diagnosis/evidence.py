@@ -64,7 +64,8 @@ class Evidence:
             then), or the samples had come close to each other; else None.
         learning: what the optimizer's next update does; None where it was not measured.
         noise: gradient signal-to-noise by module path; None where it was not measured.
-        sharpness: largest eigenvalue of the Hessian; None where it was not measured.
+        sharpness: largest eigenvalue of the Hessian; None where it was not measured, as where the
+            rehearsed updates lower the loss and the learning rate is in no doubt.
         optimizer: facts of the optimizer; None where none was given.
         weights: facts by parameter name.
         missing: what could not be measured -> why.

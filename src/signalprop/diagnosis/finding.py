@@ -87,6 +87,11 @@ class Learning:
     after: tuple[float, ...]
     rate: float
 
+    @property
+    def falls(self) -> bool:
+        """Whether the updates lower the loss by more than a thousandth."""
+        return self.after[-1] < self.after[0] - 1e-3 * abs(self.after[0])
+
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis(Viewable):
@@ -100,7 +105,7 @@ class Diagnosis(Viewable):
         noise: gradient signal-to-noise over micro-batches per layer, |mean g|^2 / (trace of the
             variance of the mean), keyed by module path; None where it could not be measured.
         sharpness: largest eigenvalue of the loss's Hessian on the batch; measured for SGD, whose
-            learning rate it bounds, else None.
+            learning rate it bounds, where its next updates do not simply lower the loss; else None.
         verdict: the whole in one or two sentences.
     """
 

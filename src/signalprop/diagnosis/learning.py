@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signalprop.capture.statistics import accumulator, norm
+from signalprop.capture.statistics import accumulator, count, norm
 from signalprop.diagnosis.evidence import OptimizerFacts
 from signalprop.diagnosis.finding import Learning
 from signalprop.diagnosis.probe import Probe
@@ -169,8 +169,8 @@ class Rehearsal:
         Returns:
             What was measured, and the weights after the updates.
         """
-        first_weights = {n: v.detach().clone() for n, v in self.copies.items()}
         change = self.change(gradients)
+        first_weights = self.probe.originals()
         share, decrease = learning_share(gradients, change)
         ratios = _ratios(first_weights, change)
         unmoved = _unmoved(first_weights, change, gradients)
@@ -189,7 +189,7 @@ class Rehearsal:
         else:
             self.probe.write(self.copies)
             after.append(self.probe.value())
-        self.probe.write(first_weights)
+        self.probe.put_back()
         name = type(self.optimizer).__name__
         measured = Learning(
             optimizer=f"{name} (assumed)" if self.assumed else name,
@@ -224,8 +224,8 @@ def _unmoved(
     for name, gradient in gradients.items():
         if gradient.is_sparse:
             continue
-        pulled = gradient != 0
         layer = _layer(name)
-        with_gradient[layer] = with_gradient.get(layer, 0) + int(pulled.sum())
-        still[layer] = still.get(layer, 0) + int((pulled & (change[name] == 0)).sum())
+        pulled = gradient != 0
+        with_gradient[layer] = with_gradient.get(layer, 0) + count(pulled)
+        still[layer] = still.get(layer, 0) + count(pulled & (change[name] == 0))
     return {layer: still[layer] / n for layer, n in with_gradient.items() if n}

@@ -83,9 +83,13 @@ class Probe:
                 self._sandbox.before_write(p)
                 overwrite(p, value)
 
+    def originals(self) -> dict[str, Tensor]:
+        """The user's weights."""
+        return {n: v for n, v in self._sandbox.originals().items() if n in self.trained}
+
     def put_back(self) -> None:
         """Give the model the user's weights again."""
-        self.write({n: v for n, v in self._sandbox.originals().items() if n in self.trained})
+        self.write(self.originals())
 
     @property
     def size(self) -> int:

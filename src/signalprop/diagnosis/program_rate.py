@@ -247,11 +247,11 @@ def rate_too_small(
 
     How it is detected:
         More than a share `unmoved` of the weights that have a gradient is bit for bit the same
-        after the optimizer's next update; for SGD and float32 only where learning rate x largest
-        eigenvalue of the Hessian is below `room`, as otherwise the gradient is too small, not the
-        rate. Or, for SGD, learning rate x largest eigenvalue of the
-        Hessian is below `crawl`, and the update would lower the loss by less than `crawl` of
-        itself; for other optimizers, the median over the layers of |update| / |weights| is below
+        after the optimizer's next update; for SGD and float32 only where the updates do not lower
+        the loss and learning rate x largest eigenvalue of the Hessian is below `room`, as otherwise
+        the gradient is too small, not the rate. Or, for SGD, learning rate x largest eigenvalue
+        is below `crawl`, and the update would lower the loss by less than `crawl` of itself; for
+        other optimizers, the median over the layers of |update| / |weights| is below
         `ratio`. Where a schedule warms the learning rate up, its target counts. Weights without a
         gradient count nowhere.
 
@@ -289,7 +289,8 @@ def rate_too_small(
     part = sum(share * sizes[n] for n, share in still.items()) / total if total else 0.0
     dtype = _dtype(evidence)
     narrow = dtype in ("bfloat16", "float16")
-    if part > unmoved and (narrow or not optimizer.plain or product < room):
+    slow_rate = product < room and not learning.falls
+    if part > unmoved and (narrow or not optimizer.plain or slow_rate):
         yield finding(
             rate_too_small,
             sites=sorted(still, key=lambda n: -still[n]),
