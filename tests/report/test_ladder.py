@@ -109,7 +109,7 @@ def test_where_delta_is_gone_the_rows_say_so():
 
 
 def test_dense_and_spineless_networks_show_all_sites():
-    for name, why in (("lstm-cell-loop", "dense"), ("detached-encoder", "no spine")):
+    for name, why in (("lstm-cell-loop", "inside one block"), ("detached-encoder", "no spine")):
         trace = traced(name)
         steps = ladder(trace)
         assert not steps.spine

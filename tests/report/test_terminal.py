@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from tests.cases import CASES
+from tests.cases import CASES, by_name
 from tests.report.samples import deep, diagnosed, emptied, named_badly, traced, with_decay
 
 import signalprop as sp
@@ -25,10 +25,19 @@ def test_every_line_fits(name, width):
 
 def test_order_verdict_findings_sum_ladder_rules():
     shown = text(diagnosed(traced("mlp-sigmoid-30")), width=80)
-    parts = ["ISSUE  The error signal vanishes", "ISSUE SP101", "TIP SP204", "Error signal: lost"]
+    parts = ["ISSUE  The error signal vanishes", "ISSUE SP101", "TIP SP204"]
     parts += ["block ", "sum ", "11 rules: 1 issue, 1 tip, 5 passed, 2 not applicable, 1 skipped"]
     places = [shown.index(part) for part in parts]
     assert places == sorted(places)
+
+
+def test_nothing_is_said_twice():
+    found = sp.diagnose(*by_name("mlp-sigmoid-30").build())
+    shown = " ".join(text(found, width=80).split())
+    assert "Error signal: lost" not in shown
+    for finding in found.findings:
+        assert shown.count(" ".join(finding.explanation.split())) == 1
+    assert "Error signal: lost" in " ".join(text(found.trace, width=80).split())
 
 
 def test_a_finding_shows_its_numbers():

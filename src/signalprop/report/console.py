@@ -77,9 +77,9 @@ def _blocks(shown: Contents, width: int, plain: bool) -> Iterator[_Prose | _Tabl
         yield _Prose(Text(failure))
     for finding in shown.findings:
         yield _Prose(Text(""))
-        yield from _finding(finding)
+        yield from _finding(finding, shown.verdict)
     yield _Prose(Text(""))
-    if shown.split:
+    if shown.split and not shown.results:  # else the verdict has said it
         yield _Prose(Text.assemble(("Error signal: ", "bold"), shown.split, "."))
         yield _Prose(Text(""))
     steps = ladder(shown.trace)
@@ -92,14 +92,15 @@ def _blocks(shown: Contents, width: int, plain: bool) -> Iterator[_Prose | _Tabl
         yield _Prose(Text(f"Note: {words.clean(note)}", style="dim"))
 
 
-def _finding(finding: Finding) -> Iterator[_Prose]:
+def _finding(finding: Finding, verdict: str) -> Iterator[_Prose]:
     yield _Prose(
         Text.assemble(
             (f"{_WORDS[finding.severity]} ", _STYLES[finding.severity]),
             (f"{finding.code} {words.clean(finding.title)}", "bold"),
         )
     )
-    lines = [words.clean(finding.explanation)] if finding.explanation else []
+    told = finding.explanation in verdict  # nothing is said twice; "" is in every verdict
+    lines = [] if told else [words.clean(finding.explanation)]
     if finding.sites:
         sites = words.listed([words.shorten(words.clean(s), 32) for s in finding.sites])
         lines.append(f"where: {sites}")

@@ -116,7 +116,7 @@ def ladder(trace: Trace, *, fold: bool = True) -> Ladder:
         steps += [_of_block(trace, block) for block in trace.blocks]
     else:
         why = (
-            "dense skip connections: the spine says little"
+            "most lie inside one block, so the spine says little"
             if trace.dense
             else "there is no spine to walk"
         )

@@ -142,7 +142,7 @@ def _folded(links: Sequence[str], first: int = 6) -> str:
 def _how(shown: Contents) -> str:
     trace = shown.trace
     if trace.dense or not trace.blocks:
-        why = "dense skip connections" if trace.dense else "no spine"
+        why = "most lie inside one block" if trace.dense else "no spine"
         return (
             f"<p class='soft'>All {len(trace.sites)} sites in execution order ({why}). "
             "Drag to zoom, double-click to go back.</p>"

@@ -69,7 +69,7 @@ def quantity(value: float, unit: str) -> str:
         return "not a number"
     if unit.startswith("nats"):
         return "to exactly zero" if value == -math.inf else f"{nats(value)} {unit}"
-    return f"{number(value)} {unit}".strip()
+    return f"{number(value) if value else 0} {unit}".strip()
 
 
 def clean(name: str) -> str:
