@@ -69,8 +69,9 @@ def trace(
     Note:
         Cost: one forward and backward pass, and the statistics: from half a plain training step
         (wide layers) to a whole one (many small ones). Every floating input gets a gradient as
-        well, so delta is known at the input and through frozen layers. delta = dL/da (Hochreiter 1991; Bengio, Simard & Frasconi 1994). With a mean
-        reduction delta carries a factor 1/batch, which cancels in `decay`.
+        well, so delta is known at the input and through frozen layers. delta = dL/da (Hochreiter
+        1991; Bengio, Simard & Frasconi 1994). With a mean reduction delta carries a factor
+        1/batch, which cancels in `decay`.
 
     Examples:
         >>> import torch, signalprop as sp
