@@ -96,6 +96,8 @@ def test_interrupted(write, folder):
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        # a background job of a shell ignores the signal, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with running:
         for _ in range(600):
