@@ -87,7 +87,7 @@ def assemble(
     total = transfer.add([loss.detach()] if loss is not None and not loss.is_complex() else [])
     transfer.fetch()
 
-    names = _names(recorder.sites)
+    names = site_names(recorder.sites)
     chain = chain_of(recorder, found, names)
     sites = {
         name: Site(
@@ -145,7 +145,7 @@ def assemble(
     )
 
 
-def _names(sites: list[Seen]) -> list[str]:
+def site_names(sites: list[Seen]) -> list[str]:
     """Unique names in execution order: the second call of `cell` is `cell#2`."""
     count: Counter[str] = Counter()
     names = []

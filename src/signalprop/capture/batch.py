@@ -73,6 +73,66 @@ def read(
     )
 
 
+def some_rows(data: Batch, rows: Tensor, batch_dim: int, *, gradients: bool = False) -> Batch:
+    """Some samples of a batch: of every tensor whose dimension of the samples fits.
+
+    Args:
+        data: the batch.
+        rows: which samples, as indices.
+        batch_dim: dimension of the samples.
+        gradients: whether floating inputs are to require a gradient.
+
+    Returns:
+        A batch of its own.
+    """
+
+    def cut(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        for dim in (batch_dim, 0):
+            if x.ndim > dim and x.shape[dim] == data.size:
+                return x.detach().index_select(dim, rows.to(x.device))
+        return x
+
+    args, kwargs, target = (tree_map(cut, x) for x in (data.args, data.kwargs, data.target))
+    if not gradients:
+        return Batch(args, kwargs, target, data.has_target, len(rows), {}, {})
+    fresh = _Fresh(gradients)
+    args = tuple(fresh(a, "input" if i == 0 else f"input{i + 1}") for i, a in enumerate(args))
+    kwargs = {k: fresh(v, f"input:{k}") for k, v in kwargs.items()}
+    return Batch(args, kwargs, target, data.has_target, len(rows), fresh.leaves, fresh.inputs)
+
+
+def stand_in(data: Any, model: torch.nn.Module) -> Callable[..., Tensor]:
+    """A loss for a call that needs none: the model's own, else half the sum of squares it returns.
+
+    Args:
+        data: the batch; the last of a tuple that is longer than what the model takes is a target.
+        model: the model.
+
+    Returns:
+        A loss of (output, target) or of (output).
+    """
+
+    def energy(output: Any) -> Tensor:
+        own = _own_loss(output)
+        if own is not None:
+            return own
+        floating = [
+            x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()
+        ]
+        if not floating:
+            raise LossError(
+                f"the model returned {describe(output)}; there is no floating tensor in it"
+            )
+        return 0.5 * torch.stack([x.square().sum() for x in floating]).sum()
+
+    several = isinstance(data, (tuple, list)) and not hasattr(data, "_fields")
+    if several and len(data) > 1 and not _accepts(model, len(data)):
+        return lambda output, target: energy(output)
+    return energy
+
+
 def first_of(data: Any) -> Any:
     """The first batch of a DataLoader or of another iterable of batches; else the data itself."""
     if isinstance(data, (Tensor, tuple, list, Mapping)) or not isinstance(data, Iterable):

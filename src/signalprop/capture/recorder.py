@@ -28,7 +28,7 @@ from signalprop.capture.modules import (
     tensors_in,
     torch_name,
 )
-from signalprop.capture.seen import Frame, Seen, SeenLoss
+from signalprop.capture.seen import Frame, Kept, Seen, SeenLoss
 
 _PASS_THROUGH = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
 
@@ -42,6 +42,7 @@ class Recorder(TorchFunctionMode):
         batch_dim: dimension of the samples.
         parameters: the model's parameters.
         before_write: called with a tensor about to be changed in place.
+        keep: whether to keep where every site's tensor hangs in autograd's graph.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Recorder(TorchFunctionMode):
         batch_dim: int,
         parameters: Iterable[Tensor],
         before_write: Callable[[Tensor], None],
+        keep: bool = False,
     ) -> None:
         super().__init__()
         self.sites: list[Seen] = []
         self.losses: list[SeenLoss] = []
         self.called: dict[str, int] = {}
         self.unwound: list[str] = []
+        self.kept: list[Kept | None] | None = [] if keep else None
         self.in_loss = False
         self.batch, self.batch_dim = batch, batch_dim
         self._before_write = before_write
@@ -281,6 +284,8 @@ class Recorder(TorchFunctionMode):
                 seen.tokens = True
                 seen.scalars.append(statistics.token_cosine(value))
         self.sites.append(seen)
+        if self.kept is not None:
+            self.kept.append(Kept.of(x) if x.requires_grad else None)
         if node is not None:
             self._bound[node, output_nr] = seen
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from signalprop.capture.kinds import Kind
 from signalprop.capture.statistics import Scalar
@@ -34,6 +35,21 @@ class Seen:
     tokens: bool = False
     in_loss: bool = False
     aliases: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a site's tensor hangs in autograd's graph, at the moment it was seen."""
+
+    edge: GradientEdge
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, x: Tensor) -> Kept:
+        """The place of a tensor that requires a gradient."""
+        return cls(get_gradient_edge(x), tuple(x.shape), x.dtype, x.device)
 
 
 @dataclass

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from signalprop.capture import batch as batches
 from signalprop.capture.batch import Batch, Loss
@@ -63,7 +62,8 @@ class Probe:
         """
         data = self._read()
         if rows is not None:
-            data = _rows(data, rows, self.batch_dim)
+            which = torch.arange(data.size)[rows]
+            data = batches.some_rows(data, which, self.batch_dim)
         value = self._loss(data)
         names = list(self.trained)
         reentrant = _reentrant(value)
@@ -129,25 +129,3 @@ def _reentrant(value: Tensor) -> bool:
         seen.add(node)
         stack.extend(nxt for nxt, _ in node.next_functions)
     return False
-
-
-def _rows(data: Batch, rows: slice, batch_dim: int) -> Batch:
-    """Some samples of a batch: of every tensor whose batch dimension fits."""
-
-    def cut(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        for dim in (batch_dim, 0):
-            if x.ndim > dim and x.shape[dim] == data.size:
-                return x.narrow(dim, rows.start, rows.stop - rows.start)
-        return x
-
-    return Batch(
-        tree_map(cut, data.args),
-        tree_map(cut, data.kwargs),
-        tree_map(cut, data.target),
-        data.has_target,
-        rows.stop - rows.start,
-        {},
-        {},
-    )
