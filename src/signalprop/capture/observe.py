@@ -200,6 +200,12 @@ def _dressed(seen: Pass) -> SignalpropError:
             return LossError(
                 f"the loss raised: {text}; check that it fits the model's output{given}"
             )
+        case _ if "modified by an inplace operation" in failure.message:
+            which = failure.message.partition("operation: ")[2].partition(";")[0]
+            return ModelError(
+                "a tensor that the backward pass needs was changed in place after it was used "
+                f"({which}); replace that operation by one that makes a new tensor"
+            )
         case _:
             return ModelError(f"the backward pass raised: {text}")
 

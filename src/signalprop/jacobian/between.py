@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from signalprop.capture import batch as batches
@@ -145,6 +146,7 @@ def between(
         # of the fused kernels some cannot be differentiated twice
         kernels.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(m, nn.RNNBase) for m in model.modules()):
+            warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")
             kernels.enter_context(torch.backends.mkldnn.flags(enabled=False))
             kernels.enter_context(torch.backends.cudnn.flags(enabled=False))
         data = batches.read(given, model, loss, batch_dim=batch_dim, gradients=False)
