@@ -60,6 +60,7 @@ NEEDS = {
     "deltas": "a backward pass",
     "learning": "the optimizer's next updates, rehearsed on copies",
     "optimizer": "an optimizer given to `diagnose`",
+    "leading": "the leading singular values of the Jacobian from input to output",
     "sharpness": "the largest eigenvalue of the loss's Hessian",
     "noise": "a batch that can be split into micro-batches",
 }

@@ -171,7 +171,7 @@ WRONG = {
         Gives(lambda o: (lambda e: (e, e.mul_(2))[0])(o.exp())),
         (X, Y),
         F.cross_entropy,
-        "inplace",
+        "changed in place after it was used",
     ),
     "scripted": (torch.jit.ScriptModule, (X, Y), F.cross_entropy, "torch.nn.Module"),
 }

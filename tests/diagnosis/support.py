@@ -97,6 +97,7 @@ def evidence_of(
         learning=learning,
         noise=None,
         sharpness=sharpness,
+        leading=(),
         optimizer=optimizer,
         weights={n: rows_alike(p) for n, p in model.named_parameters() if p.numel()},
         missing=missing,

@@ -42,7 +42,8 @@ class Recorder(TorchFunctionMode):
         batch_dim: dimension of the samples.
         parameters: the model's parameters.
         before_write: called with a tensor about to be changed in place.
-        keep: whether to keep where every site's tensor hangs in autograd's graph.
+        keep: whether to keep where every site's tensor hangs in autograd's graph, instead of its
+            statistics.
     """
 
     def __init__(
@@ -253,45 +254,49 @@ class Recorder(TorchFunctionMode):
             self._conv = x.ndim >= 3
         elif op in ("linear", "embedding"):
             self._conv = False
-        with torch.no_grad():
-            value = x.detach()
-            flat = statistics.by_sample(value, self.batch, self.batch_dim)
-            seen = Seen(
-                base=base,
-                module=path,
-                op=op,
-                kind=kind,
-                shape=tuple(x.shape),
-                dtype=str(x.dtype).removeprefix("torch."),
-                node=node,
-                output_nr=output_nr,
-                entry=entry if entry is not node else None,
-                rows=flat.shape[0],
-                numel=flat.numel(),
-                scalars=statistics.activation_scalars(flat),
-                order=len(self.sites),
-                in_loss=self.in_loss,
-            )
-            self._see_units(seen, value)
-            if (
-                value.ndim == 3
-                and not self._conv
-                and value.shape[0] == self.batch
-                and value.shape[1] > 1
-                and not value.is_complex()
-                and (op == "add" or kind == "normalisation")
-            ):
-                seen.tokens = True
-                seen.scalars.append(statistics.token_cosine(value))
-        self.sites.append(seen)
+        seen = Seen(
+            base=base,
+            module=path,
+            op=op,
+            kind=kind,
+            shape=tuple(x.shape),
+            dtype=str(x.dtype).removeprefix("torch."),
+            node=node,
+            output_nr=output_nr,
+            entry=entry if entry is not node else None,
+            numel=x.numel() * (2 if x.is_complex() else 1),
+            scalars=[],
+            order=len(self.sites),
+            in_loss=self.in_loss,
+        )
         if self.kept is not None:
             self.kept.append(Kept.of(x) if x.requires_grad else None)
+        else:
+            with torch.no_grad():
+                self._measure(seen, x.detach())
+        self.sites.append(seen)
         if node is not None:
             self._bound[node, output_nr] = seen
 
+    def _measure(self, seen: Seen, value: Tensor) -> None:
+        flat = statistics.by_sample(value, self.batch, self.batch_dim)
+        seen.scalars += statistics.activation_scalars(flat)
+        if len(flat) > 1:
+            self._see_units(seen, value)
+        if (
+            value.ndim == 3
+            and not self._conv
+            and value.shape[0] == self.batch
+            and value.shape[1] > 1
+            and not value.is_complex()
+            and (seen.op == "add" or seen.kind == "normalisation")
+        ):
+            seen.tokens = True
+            seen.scalars.append(statistics.token_cosine(value))
+
     def _see_units(self, seen: Seen, value: Tensor) -> None:
         op = seen.op
-        if value.ndim < 2 or value.is_complex() or seen.rows < 2:
+        if value.ndim < 2 or value.is_complex():
             return
         unit_dim = 1 if self._conv else value.ndim - 1
         if op in kinds.RECTIFIERS:

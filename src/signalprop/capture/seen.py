@@ -26,7 +26,6 @@ class Seen:
     node: Any
     output_nr: int
     entry: Any
-    rows: int
     numel: int
     scalars: list[Scalar]
     order: int

@@ -17,8 +17,10 @@ from signalprop.capture.trace import Trace
 from signalprop.diagnosis import curvature, verdict
 from signalprop.diagnosis.depth_backward import BACKWARD_RULES
 from signalprop.diagnosis.depth_forward import FORWARD_RULES, relative_distance
-from signalprop.diagnosis.evidence import Evidence, OptimizerFacts, WeightFacts
+from signalprop.diagnosis.evidence import Evidence, Leading, OptimizerFacts, WeightFacts
 from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
+from signalprop.diagnosis.leading import LEADING_RULES
+from signalprop.diagnosis.leading import measure as measure_leading
 from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
 from signalprop.diagnosis.probe import Probe
 from signalprop.diagnosis.program import PROGRAM_RULES
@@ -29,12 +31,15 @@ from signalprop.errors import SignalpropError
 DEFAULT_RULES: tuple[Rule, ...] = (
     *BACKWARD_RULES,
     *FORWARD_RULES,
+    *LEADING_RULES,
     *UNIT_RULES,
     *PROGRAM_RULES,
 )
 
 #: updates that are rehearsed on copies; the loss after them tells a rate that is too large
 UPDATES = 4
+#: what takes a backward pass through a finite network
+FROM_GRADIENTS = ("deltas", "learning", "noise", "sharpness", "leading")
 #: columns of a weight matrix that are compared first
 FEW = 8
 
@@ -160,6 +165,7 @@ def _measure(
     later: Trace | None = None
     noise: Mapping[str, float] | None = None
     sharp: float | None = None
+    leading: tuple[Leading, ...] = ()
     optimizer_facts: OptimizerFacts | None = None
     if optimizer is None:
         missing["optimizer"] = "no optimizer was given"
@@ -167,11 +173,9 @@ def _measure(
         optimizer_facts = facts_of(optimizer, model)
     if seen.error is not None:
         failed = f"the pass stopped: {trace.failure.message if trace.failure else seen.error}"
-        missing |= dict.fromkeys(("deltas", "learning", "noise", "sharpness"), failed)
+        missing |= dict.fromkeys(FROM_GRADIENTS, failed)
     elif not math.isfinite(trace.loss) or not _finite(trace):
-        missing |= dict.fromkeys(
-            ("deltas", "learning", "noise", "sharpness"), "the loss or its gradient is not finite"
-        )
+        missing |= dict.fromkeys(FROM_GRADIENTS, "the loss or its gradient is not finite")
     else:
         with untouched(model) as sandbox, eager():
             probe = Probe(model, sandbox, data, loss, batch_dim=batch_dim)
@@ -195,6 +199,12 @@ def _measure(
                         probe,
                         lambda: curvature.sharpness(probe, seen.gradients),
                     )
+        if "leading" in needed:
+            say("which directions get through")
+            try:
+                leading = measure_leading(model, data, loss, trace, batch_dim)
+            except Exception as error:  # never stops the diagnosis
+                missing["leading"] = str(error) or type(error).__name__
     return Evidence(
         trace=trace,
         model=model,
@@ -203,6 +213,7 @@ def _measure(
         learning=learning,
         noise=noise,
         sharpness=sharp,
+        leading=leading,
         optimizer=optimizer_facts,
         weights=_weight_facts(model),
         missing=missing,

@@ -26,6 +26,25 @@ class WeightFacts:
 
 
 @dataclass(frozen=True)
+class Leading:
+    """The leading singular values of the Jacobian between two sites of the spine.
+
+    Attributes:
+        of: the site nearer to the output.
+        wrt: the site nearer to the input.
+        largest: s_1, median over the samples.
+        ratios: s_i / s_1, largest first, median over the samples.
+        narrowest: elements per sample of the narrowest spine site below `of`.
+    """
+
+    of: str
+    wrt: str
+    largest: float
+    ratios: tuple[float, ...]
+    narrowest: int
+
+
+@dataclass(frozen=True)
 class OptimizerFacts:
     """Facts about the optimizer that was given.
 
@@ -66,6 +85,8 @@ class Evidence:
         noise: gradient signal-to-noise by module path; None where it was not measured.
         sharpness: largest eigenvalue of the Hessian; None where it was not measured, as where the
             rehearsed updates lower the loss and the learning rate is in no doubt.
+        leading: leading singular values from the input to the output; of a narrow output, to the
+            last wide layer as well.
         optimizer: facts of the optimizer; None where none was given.
         weights: facts by parameter name.
         missing: what could not be measured -> why.
@@ -78,6 +99,7 @@ class Evidence:
     learning: Learning | None
     noise: Mapping[str, float] | None
     sharpness: float | None
+    leading: tuple[Leading, ...]
     optimizer: OptimizerFacts | None
     weights: Mapping[str, WeightFacts]
     missing: Mapping[str, str]

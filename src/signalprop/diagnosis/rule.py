@@ -19,7 +19,7 @@ class RuleInfo:
         title: a short sentence.
         severity: of its findings, unless the finding says otherwise.
         needs: what it needs besides the trace's forward half: any of `deltas`, `learning`,
-            `noise`, `sharpness`, `optimizer`; without them it is skipped.
+            `noise`, `sharpness`, `leading`, `optimizer`; without them it is skipped.
         wants: what is measured for it where it can be, and missed without harm.
         cures: names of the cures that treat it, best first.
         thresholds: names and defaults of its keyword arguments.

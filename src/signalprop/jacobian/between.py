@@ -109,6 +109,7 @@ def between(
     samples: int | None = 8,
     batch_norm: str = "frozen",
     batch_dim: int | None = None,
+    trace: Trace | None = None,
 ) -> Iterator[Between]:
     """Run a model once and keep the pass alive for Jacobians; everything is put back on leaving.
 
@@ -121,6 +122,7 @@ def between(
         batch_norm: `frozen` holds the statistics of BatchNorm at those of this batch, `eval` at the
             running ones. Either way samples do not look at each other.
         batch_dim: dimension of the samples, as for `trace`.
+        trace: of the same model, batch and loss, where there is one.
 
     Yields:
         The pass.
@@ -136,12 +138,9 @@ def between(
         given = batches.first_of(batch)
         if batch_dim is None:
             batch_dim = batches.sample_dim(given, model, loss)
-    seen = observe(model, given, loss or batches.stand_in(given, model), batch_dim=batch_dim)
-    if seen.trace.failure is not None and seen.trace.failure.phase == "loss":
-        # a loss that fails says nothing about the Jacobian
-        loss = batches.stand_in(given, model)
-        seen = observe(model, given, loss, batch_dim=batch_dim)
-    raise_failure(seen)
+    loss = loss or batches.stand_in(given, model)
+    if trace is None:
+        trace, loss = _seen(model, given, loss, batch_dim)
     with untouched(model) as sandbox, eager(), ExitStack() as kernels:
         # of the fused kernels some cannot be differentiated twice
         kernels.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -155,12 +154,23 @@ def between(
         names = site_names(live.sites)
         assert live.kept is not None
         yield Between(
-            trace=seen.trace,
+            trace=trace,
             batch=live.batch,
             notes=notes,
             _kept=dict(zip(names, live.kept, strict=True)),
             _batch_dim=batch_dim,
         )
+
+
+def _seen(model: nn.Module, given: Any, loss: Loss, batch_dim: int) -> tuple[Trace, Loss]:
+    """The pass as `trace` sees it; with another loss where the given one fails."""
+    seen = observe(model, given, loss, batch_dim=batch_dim)
+    if seen.trace.failure is not None and seen.trace.failure.phase == "loss":
+        # a loss that fails says nothing about the Jacobian
+        loss = batches.stand_in(given, model)
+        seen = observe(model, given, loss, batch_dim=batch_dim)
+    raise_failure(seen)
+    return seen.trace, loss
 
 
 def _alive(

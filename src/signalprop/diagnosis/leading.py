@@ -1,0 +1,214 @@
+"""Rules about directions: which of them get through the whole network, and how evenly.
+
+A good ratio of norms is necessary, not sufficient. A network can hand the error signal on at full
+strength along one direction and lose every other, and then it can learn one thing only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from signalprop.capture.batch import Loss
+from signalprop.capture.trace import Trace
+from signalprop.diagnosis.evidence import Evidence, Leading
+from signalprop.diagnosis.finding import Finding
+from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
+from signalprop.jacobian.between import between
+from signalprop.jacobian.sketch import sketch
+
+#: samples that Jacobians are taken of, and directions that are followed
+SAMPLES, DIRECTIONS = 8, 8
+#: a rectifier kills half of a layer's directions for each sample, so a layer must have many more
+WIDE = 4 * DIRECTIONS
+
+
+def measure(
+    model: torch.nn.Module, data: Any, loss: Loss, trace: Trace, batch_dim: int
+) -> tuple[Leading, ...]:
+    """The leading singular values from the input to the output, and of a narrow one to wide ones.
+
+    Cost: a forward and 8 or 16 backward passes of 8 samples.
+
+    Args:
+        model: the model.
+        data: the batch, no loader.
+        loss: the loss.
+        trace: of this model and batch.
+        batch_dim: dimension of the samples.
+
+    Returns:
+        One for every end; none where there is no spine.
+    """
+    if len(trace.spine) < 2:
+        return ()
+    start, *rest = trace.spine
+    ends = rest[-1:]
+    if _width(trace, ends[0]) < DIRECTIONS:  # too few rows to compare directions
+        ends += [name for name in rest if _width(trace, name) >= WIDE][-1:]
+    found = []
+    with between(model, data, loss, samples=SAMPLES, batch_dim=batch_dim, trace=trace) as live:
+        for end in ends:
+            values = sketch(live.jacobian(end, start), count=DIRECTIONS)
+            below = trace.spine[: trace.spine.index(end)]
+            found.append(_leading(trace, start, end, values, below))
+    return tuple(found)
+
+
+def _leading(
+    trace: Trace, start: str, end: str, values: np.ndarray, below: tuple[str, ...]
+) -> Leading:
+    alive = values[values[:, 0] > 0]
+    ratios = np.median(alive / alive[:, :1], axis=0) if len(alive) else np.zeros(values.shape[1])
+    return Leading(
+        of=end,
+        wrt=start,
+        largest=float(np.median(values[:, 0])),
+        ratios=tuple(float(r) for r in ratios),
+        narrowest=min(_width(trace, name) for name in below),
+    )
+
+
+def _width(trace: Trace, name: str) -> int:
+    return math.prod(trace.sites[name].shape) // max(trace.batch, 1)
+
+
+# ---- SP112 -------------------------------------------------------------------------------------
+
+
+@rule(
+    "SP112",
+    "Rank collapse: one direction gets through",
+    needs=("leading",),
+    cures=("residual", "orthogonal-init", "normalise", "self-normalize", "leaky-activation"),
+)
+def rank_collapse(evidence: Evidence, *, ratio: float = 1e-4) -> Iterator[Finding]:
+    """Of all directions at the input one reaches the output, and one comes back.
+
+    How it is detected:
+        The second singular value of the Jacobian from the input to the output is below `ratio` of
+        the first, in the median of 8 samples, though every layer on the way is two wide at least.
+
+    Why it matters:
+        The norm of the error signal can be perfect all the way: it is the norm along that one
+        direction. All samples then move the output along one line, and all layers learn one
+        feature. Narrow deep ReLU networks do this (a layer of width 5 kills half of its directions
+        for each sample), as does any product of many unequal matrices: the gap between the two
+        largest singular values grows exponentially with depth (Saxe et al. 2014; Pennington et al.
+        2017).
+
+    How to cure it:
+        Make the layers wider or the network shallower; residual connections, which hand every
+        direction on; orthogonal weights with an activation that has a slope everywhere.
+
+    Yields:
+        One finding.
+
+    Raises:
+        NotApplicable: the network has a layer of width one, or nothing at all gets through.
+    """
+    end = evidence.leading[0] if evidence.leading else None
+    if end is None:
+        raise NotApplicable("the network has no chain of layers that every path runs through")
+    if len(end.ratios) < 2 or end.narrowest < 2:
+        raise NotApplicable("a layer of width one lets one direction through by design")
+    if end.largest == 0:
+        raise NotApplicable("nothing gets through from the input to the output")
+    if end.ratios[1] < ratio:
+        yield finding(
+            rank_collapse,
+            sites=(end.wrt, end.of),
+            value=end.ratios[1],
+            unit="of the largest singular value",
+            threshold=ratio,
+            explanation=(
+                f"from {end.wrt} to {end.of} the largest singular value of the Jacobian is "
+                f"{end.largest:.2g}, the second {_small(end.ratios[1])} of it: the network hands "
+                "on one direction and loses all others, whatever the norm of its gradient"
+            ),
+        )
+
+
+# ---- SP113 -------------------------------------------------------------------------------------
+
+
+@rule(
+    "SP113",
+    "Dynamical isometry lost",
+    needs=("leading",),
+    cures=("residual", "orthogonal-init", "lsuv", "normalise"),
+)
+def isometry_lost(
+    evidence: Evidence, *, ratio: float = 1e-4, chance: float = 0.7
+) -> Iterator[Finding]:
+    """Before anything is learned, depth has spread the singular values over many decades.
+
+    How it is detected:
+        Eight random directions go back from the output, or from the last layer of 32 units where
+        the output has less than 8. The weakest arrives with less than `ratio` of the strongest
+        (singular values of J^T U, median of 8 samples), all layers on the way are 32 wide at
+        least, and the loss is still above `chance` of what guessing gives. A trained network may
+        give up directions that it does not need.
+
+    Why it matters:
+        Gradient descent moves along the strong directions at a rate that the weak ones never see:
+        learning time goes with the spread, not with the mean. Mean-field criticality (He, LeCun)
+        keeps the mean of the squared singular values at one and lets their spread grow with depth
+        over width; orthogonal weights near the linear regime keep all of them (Pennington,
+        Schoenholz & Ganguli 2017; Xiao et al. 2018).
+
+    How to cure it:
+        Residual connections with a branch that starts small; orthogonal weights with tanh, gain a
+        little above 1; more width for the same depth.
+
+    Yields:
+        One finding.
+
+    Raises:
+        NotApplicable: a layer is too narrow, the loss has no known value of guessing, or the
+            network has learned already.
+    """
+    end = next((e for e in evidence.leading if len(e.ratios) == DIRECTIONS), None)
+    if end is None or end.narrowest < WIDE:
+        raise NotApplicable(f"a layer is less than {WIDE} wide")
+    if end.largest == 0:
+        raise NotApplicable("nothing gets through from the input to the output")
+    guess = _guessing(evidence.trace)
+    if guess is None:
+        raise NotApplicable("what guessing costs is known for classification only")
+    if evidence.trace.loss < chance * guess:
+        raise NotApplicable("the network has learned already")
+    if end.ratios[-1] < ratio:
+        yield finding(
+            isometry_lost,
+            sites=(end.wrt, end.of),
+            value=end.ratios[-1],
+            unit="of the largest singular value",
+            threshold=ratio,
+            explanation=(
+                f"of eight directions that go back from {end.of} to {end.wrt} the strongest "
+                f"arrives with {end.largest:.2g}, the weakest with {_small(end.ratios[-1])} of "
+                "that: what lies along it is learned as much more slowly"
+            ),
+        )
+
+
+def _small(ratio: float) -> str:
+    return f"{ratio:.0e}" if ratio > 1e-7 else "nothing to within rounding"
+
+
+def _guessing(trace: Trace) -> float | None:
+    """The loss of a network that knows nothing; None where that is unknown."""
+    for call in trace.losses:
+        if call.op in ("cross_entropy", "nll_loss") and call.classes:
+            return math.log(call.classes)
+        if call.op in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+            return math.log(2)
+    return None
+
+
+LEADING_RULES: tuple[Rule, ...] = (rank_collapse, isometry_lost)
