@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from signalprop.diagnosis.rule import finding as finding
     from signalprop.diagnosis.rule import rule as rule
     from signalprop.errors import SignalpropError as SignalpropError
+    from signalprop.jacobian.spectra import Spectra as Spectra
+    from signalprop.jacobian.spectra import Spectrum as Spectrum
+    from signalprop.jacobian.spectrum import spectrum as spectrum
 
 __version__ = "0.1.0"
 
@@ -41,6 +44,9 @@ _HOMES = {
     "finding": "signalprop.diagnosis.rule",
     "NotApplicable": "signalprop.diagnosis.rule",
     "SignalpropError": "signalprop.errors",
+    "spectrum": "signalprop.jacobian.spectrum",
+    "Spectra": "signalprop.jacobian.spectra",
+    "Spectrum": "signalprop.jacobian.spectra",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,12 +1,13 @@
 """The Jacobian between two tensors of one pass, per sample, as a linear operator.
 
-It is never formed unless asked. `adjoint` is a backward pass; `apply` is the double-backward trick
-(g(u) = J^T u is linear in u, so its own vector-Jacobian product is J v), which needs no forward-mode
+It is never formed unless asked. `adjoint` is a backward pass; `apply` is the double-backward trick:
+g(u) = J^T u is linear in u, so its own vector-Jacobian product is J v. That needs no forward-mode
 formulas and no second forward pass. Many vectors go through in one batched pass.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,14 +15,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from signalprop.capture.graph import paths_between, topological
 from signalprop.errors import SignalpropError
 
-#: memory that the vectors of one batched pass may take, in bytes
+#: bytes that one batched pass may take beyond the network's own
 BUDGET = 1 << 27
+#: tensors of a batched pass that are alive at the same time, counted generously
+ALIVE = 8
+#: vectors in one pass beyond which nothing gets faster
+ENOUGH = 256
 
 
 class Operator(Protocol):
-    """A batch of matrices J of shape (m, n), one per sample, known by what they do to vectors."""
+    """A batch of matrices J of shape (m, n), one per sample, known by what they do to vectors.
+
+    Vectors come in any floating dtype and leave in `working(dtype)`, float32 or float64.
+    """
 
     batch: int
     rows: int
@@ -38,21 +47,26 @@ class Operator(Protocol):
         ...
 
 
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that vectors are kept in: at least float32."""
+    return dtype if dtype.itemsize >= 4 else torch.float32
+
+
 class Dense:
     """An operator from its matrices (batch, m, n)."""
 
     def __init__(self, matrices: Tensor) -> None:
-        self.matrices = matrices
-        self.batch, self.rows, self.columns = matrices.shape
         self.dtype, self.device = matrices.dtype, matrices.device
+        self.matrices = matrices.to(working(matrices.dtype))
+        self.batch, self.rows, self.columns = matrices.shape
 
     def apply(self, vectors: Tensor) -> Tensor:
         """J v."""
-        return self.matrices @ vectors
+        return self.matrices @ vectors.to(self.matrices.dtype)
 
     def adjoint(self, vectors: Tensor) -> Tensor:
         """J^T u."""
-        return self.matrices.mT @ vectors
+        return self.matrices.mT @ vectors.to(self.matrices.dtype)
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,27 @@ class End:
     dtype: torch.dtype
     device: torch.device
 
+    @classmethod
+    def at(cls, name: str, tensor: Tensor, batch_dim: int = 0) -> End:
+        """The end at a tensor as it is now.
+
+        Args:
+            name: the site.
+            tensor: part of a graph, or a leaf that requires grad.
+            batch_dim: its dimension of the samples.
+
+        Returns:
+            The end.
+
+        Raises:
+            SignalpropError: where no gradient reaches the tensor.
+        """
+        if not tensor.requires_grad:
+            raise SignalpropError(f"{name} is not connected to anything that requires grad")
+        edge = torch.autograd.graph.get_gradient_edge(tensor)
+        shape = tuple(tensor.shape)
+        return cls(name, edge, shape, batch_dim % max(len(shape), 1), tensor.dtype, tensor.device)
+
     @property
     def batch(self) -> int:
         """Number of samples."""
@@ -86,16 +121,17 @@ class End:
     @property
     def size(self) -> int:
         """Number of elements of one sample."""
-        return torch.Size(self.shape).numel() // self.batch
+        return torch.Size(self.shape).numel() // max(self.batch, 1)
 
     def tensors(self, vectors: Tensor) -> Tensor:
         """(batch, size, r) -> (r, *shape)."""
         rest = [n for i, n in enumerate(self.shape) if i != self.batch_dim]
-        return vectors.permute(2, 0, 1).reshape(-1, self.batch, *rest).movedim(1, self.batch_dim + 1)
+        rows = vectors.permute(2, 0, 1).reshape(vectors.shape[2], self.batch, *rest)
+        return rows.movedim(1, self.batch_dim + 1)
 
     def vectors(self, tensors: Tensor) -> Tensor:
         """(r, *shape) -> (batch, size, r)."""
-        rows = tensors.movedim(self.batch_dim + 1, 1).reshape(len(tensors), self.batch, -1)
+        rows = tensors.movedim(self.batch_dim + 1, 1).reshape(len(tensors), self.batch, self.size)
         return rows.permute(1, 2, 0)
 
 
@@ -105,105 +141,172 @@ class Jacobian:
     Right where samples do not look at each other: a network whose samples are coupled (BatchNorm on
     its batch's own statistics) has no Jacobian per sample.
 
+    `apply` differentiates the backward pass, so every operation in between needs a backward that
+    can itself be differentiated. Fused attention has none: run the forward pass inside
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`. A backward that silently hides its path
+    (numpy, `detach`) is found by comparing u.(J v) with (J^T u).v once, on random vectors.
+
+    Cost: one backward pass between the two ends per vector, in batches; `apply` adds three single
+    passes the first time.
+
     Args:
         of: the end nearer to the output, m elements per sample.
         wrt: the end nearer to the input, n elements per sample.
-        budget: bytes that the vectors of one batched pass may take.
+        budget: bytes that one batched pass may take beyond the network's own.
+
+    Raises:
+        SignalpropError: where the two ends do not have the same samples, or are complex.
     """
 
     def __init__(self, of: End, wrt: End, *, budget: int = BUDGET) -> None:
+        if of.batch != wrt.batch or of.device != wrt.device:
+            raise SignalpropError(
+                f"{wrt.name} has {wrt.batch} samples on {wrt.device}, {of.name} {of.batch} on "
+                f"{of.device}: a Jacobian per sample needs the same samples at both ends"
+            )
+        for end in (of, wrt):
+            if not end.dtype.is_floating_point:
+                raise SignalpropError(f"{end.name} is {end.dtype}: a Jacobian needs real numbers")
         self.of, self.wrt = of, wrt
         self.batch, self.rows, self.columns = of.batch, of.size, wrt.size
-        self.dtype, self.device = wrt.dtype, wrt.device
-        largest = of.batch * max(of.size, wrt.size) * max(of.dtype.itemsize, wrt.dtype.itemsize)
-        self._at_once = max(1, budget // max(largest, 1))
+        self.dtype = min((of.dtype, wrt.dtype), key=lambda dtype: dtype.itemsize)
+        self.device = wrt.device
+        most = _widest(of, wrt) * max(of.dtype.itemsize, wrt.dtype.itemsize)
+        self._at_once = min(ENOUGH, max(1, budget // (ALIVE * max(most, 1))))
+        self._batches = True
         self._dual: tuple[Tensor, Tensor] | None = None
 
     def adjoint(self, vectors: Tensor) -> Tensor:
-        """J^T u: (batch, rows, r) -> (batch, columns, r), r backward passes between the two ends."""
+        """J^T u: (batch, rows, r) -> (batch, columns, r), r backward passes between the ends."""
 
-        def back(cotangents: Tensor) -> Tensor | None:
-            return _batched([self.of.edge], self.wrt.edge, cotangents, self)
+        def back(cotangents: Tensor, batched: bool) -> Tensor | None:
+            return _gradient(self.of.edge, self.wrt.edge, cotangents, batched)
 
-        given = self.of.tensors(vectors.to(self.of.dtype))
-        return self.wrt.vectors(self._in_chunks(given, back, self.wrt))
+        return self._through(back, self.of, self.wrt, vectors)
 
     def apply(self, vectors: Tensor) -> Tensor:
         """J v: (batch, columns, r) -> (batch, rows, r), r backward passes through the backward."""
         if self._dual is None:
-            self._dual = self._make_dual()
+            self._dual = self._checked(*self._make_dual())
         given, dual = self._dual
+        return self._through(self._forth(given, dual), self.wrt, self.of, vectors)
 
-        def forth(tangents: Tensor) -> Tensor | None:
-            return _batched([dual], given, tangents, self)
-
-        return self.of.vectors(
-            self._in_chunks(self.wrt.tensors(vectors.to(self.wrt.dtype)), forth, self.of)
-        )
+    @staticmethod
+    def _forth(given: Tensor, dual: Tensor) -> Callable[[Tensor, bool], Tensor | None]:
+        return lambda tangents, batched: _gradient(dual, given, tangents, batched)
 
     def _make_dual(self) -> tuple[Tensor, Tensor]:
-        """u and g(u) = J^T u, ready to be differentiated by u."""
-        given = torch.zeros(
-            self.of.shape, dtype=self.of.dtype, device=self.of.device, requires_grad=True
-        )
-        with torch.enable_grad():
-            (dual,) = torch.autograd.grad(
-                [self.of.edge], [self.wrt.edge], [given], create_graph=True, allow_unused=True
-            )
-        if dual is None or not dual.requires_grad:
-            dual = torch.zeros(self.wrt.shape, dtype=self.wrt.dtype, device=self.wrt.device)
-            dual = dual + 0 * given.sum()  # nothing gets through: J is zero
+        """Random u, for the check, and g(u) = J^T u, ready to be differentiated by u."""
+        signs = _signs(self.of)
+        given = signs.requires_grad_()
+        try:
+            with torch.enable_grad():
+                (dual,) = torch.autograd.grad(
+                    [self.of.edge], [self.wrt.edge], [given], create_graph=True, allow_unused=True
+                )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise self._impossible(error) from error
+        if dual is None:  # no path: J is zero
+            dual = torch.zeros(self.wrt.shape, dtype=self.wrt.dtype, device=self.device)
+        if not dual.requires_grad:
+            if dual.count_nonzero():
+                raise self._impossible(None)
+            dual = dual + 0 * given.sum().to(dual.dtype)
         return given, dual
 
-    def _in_chunks(
-        self, given: Tensor, through: Callable[[Tensor], Tensor | None], end: End
+    def _checked(self, given: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, once u.(J v) = (J^T u).v is seen to hold on one random pair."""
+        v = self.wrt.vectors(_signs(self.wrt)[None]).to(working(self.wrt.dtype))
+        Jv = self._through(self._forth(given, dual), self.wrt, self.of, v).double()
+        u, JTu = self.of.vectors(given.detach()[None]), self.wrt.vectors(dual.detach()[None])
+        ours, theirs = (u.double() * Jv).sum((1, 2)), (JTu.double() * v.double()).sum((1, 2))
+        # signs have length sqrt(size); half the digits, and of the length, not of the cosine
+        scale = self.rows**0.5 * Jv.norm(dim=(1, 2)) + self.columns**0.5 * JTu.double().norm(
+            dim=(1, 2)
+        )
+        allowed = torch.finfo(self.dtype).eps ** 0.5 * scale
+        if ((ours - theirs).abs() > allowed).any():
+            raise self._impossible(None)
+        return given, dual
+
+    def _through(
+        self,
+        pass_of: Callable[[Tensor, bool], Tensor | None],
+        start: End,
+        end: End,
+        vectors: Tensor,
     ) -> Tensor:
-        found = []
-        for part in given.split(self._at_once):
-            out = through(part)
-            if out is None:
-                out = torch.zeros(
-                    (len(part), *end.shape), dtype=end.dtype, device=end.device
-                )
-            found.append(out.detach())
-        return torch.cat(found) if len(found) > 1 else found[0]
+        """Vectors through one kind of pass, in chunks."""
+        if vectors.shape[:2] != (start.batch, start.size):
+            raise ValueError(f"vectors of {start.name} are {tuple(vectors.shape)}")
+        kept = working(end.dtype)
+        found = [vectors.new_zeros((0, *end.shape), dtype=kept)] if not vectors.shape[2] else []
+        for part in vectors.split(self._at_once, dim=2):
+            if part.shape[2]:
+                out = self._chunk(pass_of, start.tensors(part.detach().to(start.dtype)))
+                if out is None:
+                    out = torch.zeros((part.shape[2], *end.shape), dtype=kept, device=end.device)
+                found.append(out.detach().to(kept))
+        return end.vectors(torch.cat(found) if len(found) > 1 else found[0])
+
+    def _chunk(
+        self, pass_of: Callable[[Tensor, bool], Tensor | None], given: Tensor
+    ) -> Tensor | None:
+        """One batched pass; one by one from the first operation on that cannot be batched."""
+        if self._batches and len(given) > 1:
+            try:
+                return pass_of(given, True)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # whatever an operation says to a batch: one by one decides
+                self._batches = False
+        try:
+            found = [pass_of(v, False) for v in given]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise self._impossible(error) from error
+        some = [f for f in found if f is not None]
+        return torch.stack(some) if len(some) == len(found) else None
+
+    def _impossible(self, error: Exception | None) -> SignalpropError:
+        said = str(error).strip().splitlines() if error is not None else []
+        why = said[0].rstrip(".") if said else "its backward pass hides its path from autograd"
+        return SignalpropError(
+            f"the Jacobian from {self.wrt.name} to {self.of.name} cannot be taken: {why}"
+        )
 
 
-def _batched(outputs: list[Any], wanted: Any, vectors: Tensor, J: Jacobian) -> Tensor | None:
-    """Gradients for many cotangents at once; one by one where an operation cannot be batched."""
-    try:
+def _gradient(output: Any, wanted: Any, given: Tensor, batched: bool) -> Tensor | None:
+    with warnings.catch_warnings():
+        # batching rules that torch lacks: slower, not wrong
+        warnings.filterwarnings("ignore", message="There is a performance drop")
         return torch.autograd.grad(
-            outputs,
+            [output],
             [wanted],
-            [vectors],
+            [given],
             retain_graph=True,
             allow_unused=True,
-            is_grads_batched=len(vectors) > 1,
-        )[0] if len(vectors) > 1 else _single(outputs, wanted, vectors)
-    except RuntimeError as error:
-        return _one_by_one(outputs, wanted, vectors, J, error)
+            is_grads_batched=batched,
+        )[0]
 
 
-def _single(outputs: list[Any], wanted: Any, vectors: Tensor) -> Tensor | None:
-    found = torch.autograd.grad(
-        outputs, [wanted], [vectors[0]], retain_graph=True, allow_unused=True
-    )[0]
-    return None if found is None else found[None]
+def _signs(end: End) -> Tensor:
+    generator = torch.Generator().manual_seed(len(end.shape))
+    signs = torch.randint(0, 2, end.shape, generator=generator) * 2 - 1
+    return signs.to(device=end.device, dtype=end.dtype)
 
 
-def _one_by_one(
-    outputs: list[Any], wanted: Any, vectors: Tensor, J: Jacobian, error: RuntimeError
-) -> Tensor | None:
-    try:
-        found = [_single(outputs, wanted, v[None]) for v in vectors]
-    except RuntimeError as again:
-        raise SignalpropError(
-            f"the Jacobian from {J.wrt.name} to {J.of.name} cannot be taken: {_first(again)}"
-        ) from error
-    some = [f for f in found if f is not None]
-    return torch.cat(some) if len(some) == len(found) else None
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _widest(of: End, wrt: End) -> int:
+    """Elements of the largest tensor that a backward pass between the ends sees."""
+    sizes = [torch.Size(end.shape).numel() for end in (of, wrt)]
+    order = topological(of.edge.node)
+    if wrt.edge.node in set(order):
+        for node in paths_between(order, wrt.edge.node):
+            for seen in getattr(node, "_input_metadata", ()):
+                shape = getattr(seen, "shape", ())
+                if all(isinstance(n, int) for n in shape):
+                    sizes.append(torch.Size(shape).numel())
+    return max(sizes)

@@ -32,6 +32,23 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """How all n singular values on the input side are distributed, by Lanczos quadrature.
+
+    Attributes:
+        shares: of the values, increasing, (q,).
+        quantiles: the s below which that share lies, (samples, q).
+        errors: standard error over the probes, (samples, q).
+        zero: share of the values that is zero, (samples,).
+    """
+
+    shares: np.ndarray
+    quantiles: np.ndarray
+    errors: np.ndarray
+    zero: np.ndarray
+
+
+@dataclass(frozen=True)
 class Spectrum:
     """Singular values of d of / d wrt, per sample.
 
@@ -49,6 +66,7 @@ class Spectrum:
         frobenius: ||J||_F.
         fourth: sum of s^4, for the spread of s^2.
         method: how it was measured, in words.
+        distribution: of all values, where it was asked for and `whole` does not give it.
     """
 
     of: str
@@ -63,6 +81,7 @@ class Spectrum:
     frobenius: Estimate
     fourth: Estimate
     method: str
+    distribution: Distribution | None = None
 
     @property
     def samples(self) -> int:
