@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from signalprop import theory as theory
     from signalprop.capture.observe import trace as trace
     from signalprop.capture.trace import Block as Block
     from signalprop.capture.trace import Site as Site
@@ -49,10 +50,12 @@ _HOMES = {
     "Spectrum": "signalprop.jacobian.spectra",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "theory", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "theory":
+        return import_module("signalprop.theory")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -37,7 +37,7 @@ def verdict(monkeypatch):
             calls.update(options, model=model, batch=batch, loss=loss, optimizer=optimizer)
             options["progress"]("rules")
             seen = dataclasses.replace(sp.trace(model, batch, loss), failure=failure)
-            return Diagnosis(seen, findings, (), None, None, None, "It is what it is.")
+            return Diagnosis(seen, findings, (), {}, None, None, None, "It is what it is.")
 
         monkeypatch.setattr(engine, "diagnose", diagnose)
         return calls

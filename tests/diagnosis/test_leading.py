@@ -142,11 +142,11 @@ def test_rank_collapse_by_hand():
 
 def test_isometry_by_hand():
     eight = (1.0, 0.5, 0.2, 0.1, 0.05, 0.01, 1e-3)
-    (found,) = judged(isometry_lost, end(*eight, 1e-6))
-    assert found.value == 1e-6
+    (found,) = judged(isometry_lost, end(*eight, 1e-8))
+    assert found.value == 1e-8
     assert judged(isometry_lost, end(*eight, 1e-3)) == []
     narrow = end(1.0, 0.5, narrowest=64)
-    assert judged(isometry_lost, narrow, end(*eight, 1e-6))
+    assert judged(isometry_lost, narrow, end(*eight, 1e-8))
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def diagnosed(trace: Trace, *, healthy: bool = False) -> Diagnosis:
             )
             for i, outcome in enumerate(outcomes)
         ),
+        expected={},
         learning=Learning(
             optimizer="SGD",
             share=dict.fromkeys(layers, 1 / max(1, len(layers))),

@@ -81,3 +81,8 @@ def test_slope_is_the_derivative(name):
 def test_refused_in_one_sentence(activation, words):
     with pytest.raises(SignalpropError, match=words):
         Activation.of(activation)
+
+
+def test_a_module_that_works_in_place_is_examined_on_copies():
+    relu = Activation.of(torch.nn.ReLU(inplace=True))
+    assert [kink.at for kink in relu.kinks] == pytest.approx([0.0], abs=1e-12)

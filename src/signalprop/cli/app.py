@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from signalprop.cli import screen
+from signalprop.cli import screen, theory
 from signalprop.cli.door import BAD_INPUT, FOUND, OK
-from signalprop.cli.options import DEFAULTS, RUN, Debug, Html, Json, Options
+from signalprop.cli.options import DEFAULTS, JACOBIAN, RUN, Debug, Html, Json, Options
 
 if TYPE_CHECKING:
     from signalprop.cli.built import Built
@@ -46,10 +46,14 @@ app = App(
 
     signalprop diagnose train.py:build
     signalprop diagnose models.py:Net --input 32x3x32x32 --classes 10
+    signalprop spectrum train.py:build --of layer4 --wrt layer1
+    signalprop theory phase --activation tanh
     signalprop explain SP101
     signalprop study alexnet --quick
 """,
 )
+theory.app.sort_key = 6
+app.command(theory.app)
 app.register_install_completion_command(help="Install completion for your shell.", help_epilogue="")
 app["--help"].help = "Print this help, or that of a command."
 app["--version"].help = "Print the versions of signalprop, torch and Python."
@@ -182,6 +186,89 @@ def trace(target: Path, /, options: Options = DEFAULTS) -> int:
     sort_key=3,
     help_epilogue="""Examples:
 
+    signalprop spectrum train.py:build --html spectrum.html
+    signalprop spectrum train.py:build --of layer4 --wrt layer1 --smallest 2
+    signalprop spectrum models.py:Net --input 8x3x32x32 --classes 10 --k 4
+""",
+)
+def spectrum(
+    target: Path,
+    /,
+    options: Options = DEFAULTS,
+    *,
+    of: Annotated[str | None, Parameter(group=JACOBIAN)] = None,
+    wrt: Annotated[str | None, Parameter(group=JACOBIAN)] = None,
+    k: Annotated[int, Parameter(name="--k", group=JACOBIAN)] = 8,
+    smallest: Annotated[int, Parameter(group=JACOBIAN)] = 0,
+    whole: Annotated[bool, Parameter(group=JACOBIAN)] = False,
+    distribution: Annotated[bool, Parameter(group=JACOBIAN)] = False,
+    no_blocks: Annotated[bool, Parameter(group=JACOBIAN)] = False,
+    samples: Annotated[int, Parameter(group=JACOBIAN)] = 8,
+    batch_norm: Annotated[Literal["frozen", "eval"], Parameter(group=JACOBIAN)] = "frozen",
+) -> int:
+    """Measure the singular values of a network's Jacobians.
+
+    From end to end, and of every block in between: how much each direction of a signal is
+    stretched or lost. Names of sites are those that `signalprop trace` prints.
+
+    Args:
+        target: FILE.py:NAME or PACKAGE.MODULE:NAME, as for `diagnose`.
+        options: shared with `diagnose`.
+        of: Site nearer to the output; otherwise the last of the spine.
+        wrt: Site nearer to the input; otherwise the first of the spine.
+        k: So many of the largest singular values, where a Jacobian is too wide for all.
+        smallest: So many of the smallest, too.
+        whole: All singular values, whatever it costs; otherwise up to a few hundred.
+        distribution: Estimate how all are distributed, where only some are measured.
+        no_blocks: Leave out the blocks in between.
+        samples: So many samples of the batch.
+        batch_norm: BatchNorm's statistics: the batch's own, held fixed, or the running ones.
+
+    Returns:
+        The exit status.
+    """
+    from signalprop.cli import session
+
+    session.check_positive(k=k, samples=samples)
+    session.check_positive(least=0, smallest=smallest)
+
+    def measure(made: Built, phase: Callable[[str], None]) -> Any:
+        from signalprop.jacobian.spectrum import spectrum
+
+        return spectrum(
+            made.model,
+            made.batch,
+            made.loss,
+            of=of,
+            wrt=wrt,
+            k=k,
+            smallest=smallest,
+            whole=whole or None,
+            blocks=not no_blocks,
+            distribution=distribution,
+            samples=samples,
+            batch_norm=batch_norm,
+            batch_dim=options.batch_dim,
+            seed=options.seed,
+            progress=phase,
+        )
+
+    found = session.measured(str(target), options, measure)
+    if options.json:
+        screen.write_json(found.to_dict())
+    elif options.quiet:
+        from signalprop.report.spectra import said
+
+        screen.stdout().print(Text(said.headline(found)), soft_wrap=True)
+    else:
+        screen.stdout().print(found)
+    return OK
+
+
+@app.command(
+    sort_key=4,
+    help_epilogue="""Examples:
+
     signalprop rules
     signalprop rules --json
 """,
@@ -206,7 +293,7 @@ def rules(*, json: Json = False, debug: Debug = False) -> int:
 
 
 @app.command(
-    sort_key=4,
+    sort_key=5,
     help_epilogue="""Examples:
 
     signalprop explain SP101
@@ -229,7 +316,7 @@ def explain(code: str, /, *, debug: Debug = False) -> int:
 
 
 @app.command(
-    sort_key=5,
+    sort_key=7,
     help_epilogue="""Examples:
 
     signalprop study list

@@ -9,8 +9,9 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 DATA = Group("Data, where the target makes none", sort_key=1)
-RUN = Group("Run", sort_key=2)
-OUTPUT = Group("Output", sort_key=3)
+JACOBIAN = Group("Jacobian", sort_key=2)
+RUN = Group("Run", sort_key=3)
+OUTPUT = Group("Output", sort_key=4)
 
 Debug = Annotated[bool, Parameter(group=OUTPUT)]
 Json = Annotated[bool, Parameter(group=OUTPUT)]
@@ -20,7 +21,7 @@ Html = Annotated[Path | None, Parameter(group=OUTPUT)]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `diagnose` and `trace` have in common.
+    """What `diagnose`, `trace` and `spectrum` have in common.
 
     Attributes:
         input: Shape of a random input, batch first: 32x3x32x32, or 8x128:int for whole numbers.
@@ -32,7 +33,7 @@ class Options:
         device: Where to run, e.g. cuda; otherwise where the model is.
         json: Print JSON on stdout, and nothing else.
         html: Write the report to this file; opens offline.
-        quiet: One line per finding instead of the whole report.
+        quiet: One line, or one per finding, instead of the whole report.
         debug: On an error, print the traceback too.
     """
 

@@ -61,6 +61,21 @@ def measured(text: str, asked: Options, measure: Callable[[Built, Phase], Any]) 
     return result
 
 
+def check_positive(*, least: int = 1, **counts: int) -> None:
+    """See that counts are counts.
+
+    Args:
+        least: the smallest that is one.
+        counts: options with what was given.
+
+    Raises:
+        TargetError: one is smaller.
+    """
+    for name, count in counts.items():
+        if count < least:
+            raise TargetError(f"--{name} {count} must be at least {least}")
+
+
 def check_writable(path: Path | None) -> None:
     """See that a report can be written, before minutes are spent on it.
 

@@ -22,16 +22,19 @@ from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
 from signalprop.diagnosis.leading import LEADING_RULES
 from signalprop.diagnosis.leading import measure as measure_leading
 from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
+from signalprop.diagnosis.mean_field import MEAN_FIELD_RULES
 from signalprop.diagnosis.probe import Probe
 from signalprop.diagnosis.program import PROGRAM_RULES
 from signalprop.diagnosis.rule import NotApplicable, Rule
 from signalprop.diagnosis.units import UNIT_RULES
 from signalprop.errors import SignalpropError
+from signalprop.theory.expect import BlockExpectation, expect
 
 DEFAULT_RULES: tuple[Rule, ...] = (
     *BACKWARD_RULES,
     *FORWARD_RULES,
     *LEADING_RULES,
+    *MEAN_FIELD_RULES,
     *UNIT_RULES,
     *PROGRAM_RULES,
 )
@@ -127,11 +130,22 @@ def diagnose(
         trace=seen.trace,
         findings=findings,
         results=results,
+        expected=_expected(seen, model),
         learning=measured.learning,
         noise=measured.noise,
         sharpness=measured.sharpness,
         verdict=verdict.of(seen.trace, measured, findings),
     )
+
+
+def _expected(seen: Pass, model: torch.nn.Module) -> dict[str, BlockExpectation]:
+    """What theory expects, block by block; nothing where it cannot be told."""
+    if seen.error is not None:
+        return {}
+    try:
+        return expect(seen.trace, model)
+    except Exception:  # a comparison beside the diagnosis must not cost the diagnosis
+        return {}
 
 
 def _known(ignore: Iterable[str], rules: tuple[Rule, ...]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from signalprop._views import Viewable
 from signalprop.capture.kinds import Kind
 from signalprop.capture.trace import Trace, plain
+from signalprop.theory.expect import BlockExpectation
 
 Severity = Literal["issue", "tip"]
 #: what became of a rule: it found an issue or a tip, or nothing; it does not apply to this network;
@@ -101,6 +102,8 @@ class Diagnosis(Viewable):
         trace: the pass that was seen.
         findings: what was found, issues first, the most severe first.
         results: every rule exactly once, in order of code.
+        expected: what mean-field theory expects of every block's decay, beside what was measured,
+            keyed by the site at the block's end.
         learning: what the optimizer's next update does; None where it could not be measured.
         noise: gradient signal-to-noise over micro-batches per layer, |mean g|^2 / (trace of the
             variance of the mean), keyed by module path; None where it could not be measured.
@@ -112,6 +115,7 @@ class Diagnosis(Viewable):
     trace: Trace
     findings: tuple[Finding, ...]
     results: tuple[Result, ...]
+    expected: Mapping[str, BlockExpectation]
     learning: Learning | None
     noise: Mapping[str, float] | None
     sharpness: float | None

@@ -143,7 +143,7 @@ def rank_collapse(evidence: Evidence, *, ratio: float = 1e-4) -> Iterator[Findin
     cures=("residual", "orthogonal-init", "lsuv", "normalise"),
 )
 def isometry_lost(
-    evidence: Evidence, *, ratio: float = 1e-4, chance: float = 0.7
+    evidence: Evidence, *, ratio: float = 1e-6, chance: float = 0.7
 ) -> Iterator[Finding]:
     """Before anything is learned, depth has spread the singular values over many decades.
 

@@ -12,7 +12,7 @@ from signalprop.diagnosis.finding import Finding
 #: causes before their consequences: a wrong program explains what it does to the signal
 _ORDER = (
     "SP202 SP207 SP205 SP203 SP204 SP209 SP212 SP201 SP213 SP208 SP206 SP210 SP110 SP111 SP101 "
-    "SP102 SP105 SP104 SP109 SP107 SP106 SP108 SP112 SP113 SP103 SP211"
+    "SP102 SP105 SP104 SP109 SP107 SP106 SP108 SP112 SP113 SP117 SP114 SP115 SP116 SP103 SP211"
 ).split()
 
 

@@ -10,22 +10,21 @@ def terminal(result: Any) -> Any:
     """What rich prints for a result, at the width of its console.
 
     Args:
-        result: a `Diagnosis` or a `Trace`.
+        result: a `Diagnosis`, a `Trace`, `Spectra` or a `PhaseDiagram`.
 
     Returns:
         A rich renderable.
     """
-    from signalprop.report.console import View
-    from signalprop.report.contents import contents
+    from signalprop.report.shown import shown
 
-    return View(contents(result))
+    return shown(result).view()
 
 
 def text(result: Any, *, width: int | None = None) -> str:
     """The terminal view as plain text, without colour.
 
     Args:
-        result: a `Diagnosis` or a `Trace`.
+        result: a `Diagnosis`, a `Trace`, `Spectra` or a `PhaseDiagram`.
         width: columns; the terminal's own, or 80, where it is not given.
 
     Returns:
@@ -47,25 +46,24 @@ def page(result: Any, *, assets: str = "inline") -> str:
     """The HTML report of a result as text.
 
     Args:
-        result: a `Diagnosis` or a `Trace`.
+        result: a `Diagnosis`, a `Trace`, `Spectra` or a `PhaseDiagram`.
         assets: `inline`, or `directory` where Plotly's script lies beside the file.
 
     Returns:
         A complete page.
     """
     from signalprop.report import html
-    from signalprop.report.contents import contents
-    from signalprop.report.sections import blocks
+    from signalprop.report.shown import shown
 
-    shown = contents(result)
-    return html.page(shown.heading, blocks(shown), assets=assets)
+    views = shown(result)
+    return html.page(views.heading(), views.blocks(), assets=assets)
 
 
 def save(result: Any, path: Path | str, *, assets: str = "inline") -> Path:
     """Write the HTML report of a result.
 
     Args:
-        result: a `Diagnosis` or a `Trace`.
+        result: a `Diagnosis`, a `Trace`, `Spectra` or a `PhaseDiagram`.
         path: where to write; the folder must exist.
         assets: `inline` puts Plotly's script into the file, `directory` beside it.
 
@@ -81,12 +79,11 @@ def notebook(result: Any) -> str:
     """What a notebook shows of a result: a small piece of HTML without a script.
 
     Args:
-        result: a `Diagnosis` or a `Trace`.
+        result: a `Diagnosis`, a `Trace`, `Spectra` or a `PhaseDiagram`.
 
     Returns:
         A `div` that reads on light and on dark.
     """
-    from signalprop.report.contents import contents
-    from signalprop.report.fragment import fragment
+    from signalprop.report.shown import shown
 
-    return fragment(contents(result))
+    return shown(result).fragment()

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.padding import Padding
 from rich.text import Text
 
 from signalprop.diagnosis.finding import Finding
@@ -19,9 +18,8 @@ from signalprop.report import words
 from signalprop.report.contents import Contents, failure_sentence, measured
 from signalprop.report.ladder import Ladder, Row, ladder
 from signalprop.report.learned import share_of_rows
+from signalprop.report.lines import WIDEST, Lines, Prose, View, pad
 
-#: prose wider than this is hard to read; the ladder profits from a little more
-PROSE, WIDEST = 96, 132
 INDENT = 2
 
 _STYLES = {
@@ -33,67 +31,37 @@ _STYLES = {
 _WORDS = {"issue": "ISSUE", "tip": "TIP", "healthy": "OK", "failed": "STOPPED"}
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Lines that are laid out already."""
-
-    lines: list[Text]
-
-
-@dataclass(frozen=True)
-class _Prose:
-    """A sentence that wraps."""
-
-    text: Text
-    indent: int = 0
-
-
-class View:
+def view(shown: Contents) -> View:
     """A result as rich prints it, at whatever width it is asked to."""
-
-    def __init__(self, shown: Contents) -> None:
-        self.shown = shown
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines, top to bottom."""
-        width, plain = options.max_width, options.ascii_only
-        for block in _blocks(self.shown, width, plain):
-            if isinstance(block, _Prose):
-                text = _plain_signs(block.text) if plain else block.text
-                yield Padding(text, (0, max(0, width - PROSE), 0, block.indent))
-                continue
-            for line in block.lines:
-                shown = _plain_signs(line) if plain else line
-                shown.truncate(width, overflow="crop")
-                yield shown
+    return View(partial(_blocks, shown))
 
 
-def _blocks(shown: Contents, width: int, plain: bool) -> Iterator[_Prose | _Table]:
+def _blocks(shown: Contents, width: int, plain: bool) -> Iterator[Prose | Lines]:
     word, style = _WORDS.get(shown.state), _STYLES.get(shown.state, "bold")
     verdict = Text(words.clean(shown.verdict), style="bold")
-    yield _Prose(Text.assemble((f"{word}  ", style), verdict) if word else verdict)
+    yield Prose(Text.assemble((f"{word}  ", style), verdict) if word else verdict)
     failure = failure_sentence(shown.trace)
     if failure:
-        yield _Prose(Text(failure))
+        yield Prose(Text(failure))
     for finding in shown.findings:
-        yield _Prose(Text(""))
+        yield Prose(Text(""))
         yield from _finding(finding, shown.verdict)
-    yield _Prose(Text(""))
+    yield Prose(Text(""))
     if shown.split and not shown.results:  # else the verdict has said it
-        yield _Prose(Text.assemble(("Error signal: ", "bold"), shown.split, "."))
-        yield _Prose(Text(""))
+        yield Prose(Text.assemble(("Error signal: ", "bold"), shown.split, "."))
+        yield Prose(Text(""))
     steps = ladder(shown.trace)
     if steps.rows:
         yield from _ladder(steps, shown, min(width, WIDEST), plain)
-        yield _Prose(Text(""))
+        yield Prose(Text(""))
     if shown.rules:
-        yield _Prose(Text(shown.rules))
+        yield Prose(Text(shown.rules))
     for note in shown.trace.notes:
-        yield _Prose(Text(f"Note: {words.clean(note)}", style="dim"))
+        yield Prose(Text(f"Note: {words.clean(note)}", style="dim"))
 
 
-def _finding(finding: Finding, verdict: str) -> Iterator[_Prose]:
-    yield _Prose(
+def _finding(finding: Finding, verdict: str) -> Iterator[Prose]:
+    yield Prose(
         Text.assemble(
             (f"{_WORDS[finding.severity]} ", _STYLES[finding.severity]),
             (f"{finding.code} {words.clean(finding.title)}", "bold"),
@@ -108,7 +76,7 @@ def _finding(finding: Finding, verdict: str) -> Iterator[_Prose]:
     if finding.cures:
         lines.append("cures: " + ", ".join(words.clean(cure) for cure in finding.cures))
     for line in lines:
-        yield _Prose(Text(line), INDENT)
+        yield Prose(Text(line), INDENT)
 
 
 # ---- the ladder ------------------------------------------------------------------------------
@@ -170,7 +138,7 @@ class _Columns:
         return cls(name, bar, 0 if narrow else number, number, decay, kind, share)
 
 
-def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator[_Prose | _Table]:
+def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator[Prose | Lines]:
     rows = steps.rows
     learns = share_of_rows(shown.learning, shown.trace, rows)
     wanted = max(cell_len(f"{row.label} {row.op}") for row in rows)
@@ -182,12 +150,12 @@ def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator
         line = _label(row, columns.name)
         line.append("  " + acts(row.activations), style="cyan")
         if columns.activation:
-            line.append(" " + _pad(words.number(row.activation), columns.activation))
+            line.append(" " + pad(words.number(row.activation), columns.activation))
         line.append("  " + deltas(row.deltas), style="magenta")
-        line.append(" " + _pad(words.number(row.delta), columns.delta))
+        line.append(" " + pad(words.number(row.delta), columns.delta))
         if columns.decay:
             line.append(_decay(row).rjust(columns.decay))
-            line.append("  " + _pad(words.SHORT_KINDS.get(row.kind, row.kind), columns.kind - 2))
+            line.append("  " + pad(words.SHORT_KINDS.get(row.kind, row.kind), columns.kind - 2))
         if columns.learns and learns:
             line.append(words.share(learns[i]).rjust(columns.learns))
         line.rstrip()
@@ -196,23 +164,23 @@ def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator
             lines.append(_fold(row))
     if steps.spine:
         before = cell_len(lines[0].plain[: lines[0].plain.index("decay") + 5]) - columns.decay
-        total = _pad("sum", before) + words.nats(shown.trace.decay).rjust(columns.decay)
+        total = pad("sum", before) + words.nats(shown.trace.decay).rjust(columns.decay)
         lines.append(Text(total, style="bold"))
     if not steps.spine:
-        yield _Prose(Text(f"All sites in execution order; {steps.why}:"))
-    yield _Table(lines)
+        yield Prose(Text(f"All sites in execution order; {steps.why}:"))
+    yield Lines(lines)
     scales = f"activation {acts.scale}, delta {deltas.scale}"
-    yield _Prose(Text(f"Bars: rms on a log scale; {scales}.", style="dim"))
+    yield Prose(Text(f"Bars: rms on a log scale; {scales}.", style="dim"))
 
 
 def _head(columns: _Columns, spine: bool) -> Text:
     # decay and learns are numbers and stand right
     numbered = columns.activation + 1 if columns.activation else 0
-    head = _pad("block" if spine else "site", columns.name)
-    head += "  " + _pad("activation" if numbered else "activ.", columns.bar + numbered)
-    head += "  " + _pad("delta", columns.bar + 1 + columns.delta)
+    head = pad("block" if spine else "site", columns.name)
+    head += "  " + pad("activation" if numbered else "activ.", columns.bar + numbered)
+    head += "  " + pad("delta", columns.bar + 1 + columns.delta)
     if columns.decay:
-        head += "decay".rjust(columns.decay) + "  " + _pad("mainly", columns.kind - 2)
+        head += "decay".rjust(columns.decay) + "  " + pad("mainly", columns.kind - 2)
     if columns.learns:
         head += "learns".rjust(columns.learns)
     return Text(head.rstrip(), style="underline")
@@ -247,14 +215,3 @@ def _decay(row: Row) -> str:
     if row.decay is None:
         return ""
     return "gone" if row.gone else words.nats(row.decay)
-
-
-def _pad(text: str, width: int) -> str:
-    return text + " " * max(0, width - cell_len(text))
-
-
-def _plain_signs(text: Text) -> Text:
-    """For terminals that know ASCII only; one sign becomes one, so that columns stay."""
-    plain = text.copy()
-    plain.plain = text.plain.translate({ord("…"): "~", ord("×"): "x", ord("→"): ">"})
-    return plain

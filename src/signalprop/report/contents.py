@@ -1,7 +1,4 @@
-"""What a report is about: one form for every result, so that all views say the same.
-
-This is the one place where the type of a result is looked at.
-"""
+"""What the report of a pass is about: one form for every result, so that all views say the same."""
 
 from __future__ import annotations
 
@@ -131,7 +128,8 @@ def contents(result: Any) -> Contents:
             sharpness=None,
         )
     raise SignalpropError(
-        f"there is no report for {type(result).__name__}; give a Trace or a Diagnosis"
+        f"there is no report for {type(result).__name__}; give a Trace, a "
+        "Diagnosis, Spectra or a PhaseDiagram"
     )
 
 

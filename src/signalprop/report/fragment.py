@@ -14,7 +14,8 @@ from signalprop.report.chart import ACTIVATION, DELTA
 from signalprop.report.contents import Contents, failure_sentence, measured
 from signalprop.report.ladder import Row, ladder
 
-_STYLE = """
+#: of everything that a notebook shows
+STYLE = """
 .sp-report { font: 14px/1.5 system-ui, sans-serif; color: inherit; max-width: 980px; }
 .sp-report p { margin: 4px 0; }
 .sp-report .sp-box { border-left: 4px solid #80879480; padding: 2px 0 2px 12px; margin: 8px 0; }
@@ -65,7 +66,7 @@ def fragment(shown: Contents) -> str:
     parts.append(_ladder(shown))
     parts += [f'<p class="sp-soft">{_e(shown.rules)}</p>'] if shown.rules else []
     parts += [f'<p class="sp-soft">Note: {_e(note)}</p>' for note in shown.trace.notes]
-    return f'<div class="sp-report"><style>{_STYLE}</style>{"".join(parts)}</div>'
+    return f'<div class="sp-report"><style>{STYLE}</style>{"".join(parts)}</div>'
 
 
 def _state(shown: Contents) -> str:

@@ -33,8 +33,9 @@ def page(title: str, blocks: Sequence[go.Figure | str], *, assets: str = "inline
     Args:
         title: its title and main heading; plain text.
         blocks: figures, and pieces of HTML; whoever writes the HTML escapes what comes from a
-            model. A figure's `layout.meta` may hold `about`, said to people who do not see it, and
-            `caption`.
+            model. A figure's `layout.meta` may hold `about`, said to people who do not see it,
+            `caption`, and `choices`: names of what a menu shows one at a time; every trace that
+            belongs to one says so in its own `meta`, as `choice`.
         assets: `inline`, or `directory` where Plotly's script lies beside the file.
 
     Returns:
@@ -133,11 +134,27 @@ def _figure(figure: go.Figure, identity: str) -> str:
     caption = meta.get("caption")
     height = int(layout.height or 420)
     return (
-        f'<figure><div class="plot" role="img" aria-label="{about}" '
+        f'<figure>{_chooser(meta, identity)}<div class="plot" role="img" aria-label="{about}" '
         f'data-figure="{identity}" style="height:{height}px"></div>'
         + (f"<figcaption>{escape(str(caption))}</figcaption>" if caption else "")
         + f'<script type="application/json" id="{identity}">{embedded(figure.to_json())}</script>'
         "</figure>"
+    )
+
+
+def _chooser(meta: dict[str, Any], identity: str) -> str:
+    """A menu of what to show, where a figure holds more than one thing."""
+    choices = meta.get("choices")
+    if not choices:
+        return ""
+    options = "".join(
+        f'<option value="{i}"{" selected" if i == meta.get("chosen", 0) else ""}>'
+        f"{escape(str(choice))}</option>"
+        for i, choice in enumerate(choices)
+    )
+    name = escape(str(meta.get("choose", "Show")))
+    return (
+        f'<label class="choose">{name} <select data-figure="{identity}">{options}</select></label>'
     )
 
 

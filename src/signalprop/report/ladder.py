@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from signalprop.capture.kinds import Kind
 from signalprop.capture.trace import Block, Site, Trace
 from signalprop.report import words
+from signalprop.report.folding import REPEATS, reach, shared, stretches
 
 #: up to so many steps are all shown
 SHORT = 16
-#: the longest pattern of steps that is recognised as repeated
-PERIOD = 16
-#: from so many alike units on, a stretch counts as repeated
-REPEATS = 3
 #: rows that one repeated stretch is drawn with, where the signal changes along it
 SEGMENTS = 5
 #: rows in all; beyond, the middle is one row
@@ -171,7 +168,7 @@ def _of_block(trace: Trace, block: Block) -> _Step:
 
 def _folded(steps: Sequence[_Step]) -> list[Row]:
     rows: list[Row] = []
-    for units in _stretches(steps):
+    for units in stretches(steps):
         if len(units) <= REPEATS:
             rows += [_row(unit) for unit in units]
             continue
@@ -181,53 +178,6 @@ def _folded(steps: Sequence[_Step]) -> list[Row]:
             rows.append(_row(*part))
         rows.append(_row(units[-1]))
     return rows
-
-
-def _stretches(steps: Sequence[_Step]) -> Iterable[list[Sequence[_Step]]]:
-    """Cuts the steps into stretches of alike units; a unit is one or more steps."""
-    at = 0
-    while at < len(steps):
-        period, repeats = 1, 1
-        for size in range(1, min(PERIOD, (len(steps) - at) // 2) + 1):
-            found = _repeats(steps, at, size)
-            # a longer pattern has to cover more, else two of a kind would count as one
-            if found >= REPEATS and size * found > period * repeats:
-                period, repeats = size, found
-        shift = _shift(steps, at, period) if repeats > 1 else 0
-        for step in steps[at : at + shift]:
-            yield [[step]]
-        at += shift
-        repeats = _repeats(steps, at, period) if shift else repeats
-        end = at + period * repeats
-        yield [steps[i : i + period] for i in range(at, end, period)]
-        at = end
-
-
-def _repeats(steps: Sequence[_Step], at: int, size: int) -> int:
-    count = 1
-    while _alike(steps, at, at + count * size, size):
-        count += 1
-    return count
-
-
-def _shift(steps: Sequence[_Step], at: int, period: int) -> int:
-    """Where units begin: a repeated `relu, add` is `add, relu` where that makes a module."""
-    best, depth = 0, -1.0
-    for shift in range(period):
-        count = _repeats(steps, at + shift, period) if at + shift + period <= len(steps) else 1
-        if count < REPEATS:
-            continue
-        starts = [at + shift + i * period for i in range(count)]
-        mean = sum(len(_common([s.name for s in steps[i : i + period]])) for i in starts) / count
-        if mean > depth:
-            best, depth = shift, mean
-    return best
-
-
-def _alike(steps: Sequence[_Step], a: int, b: int, size: int) -> bool:
-    if b + size > len(steps):
-        return False
-    return all(steps[a + i].like == steps[b + i].like for i in range(size))
 
 
 def _segments(units: list[Sequence[_Step]]) -> list[list[Sequence[_Step]]]:
@@ -262,7 +212,7 @@ def _merged(rows: list[Row]) -> Row:
     deltas = [row.deltas for row in rows if row.deltas is not None]
     decays = [row.decay for row in rows if row.decay is not None]
     return Row(
-        label=_range(rows[0].label, rows[-1].label),
+        label=reach(rows[0].label, rows[-1].label),
         op="various",
         sites=tuple(name for row in rows for name in row.sites),
         count=sum(row.count for row in rows),
@@ -287,7 +237,7 @@ def _row(*units: Sequence[_Step]) -> Row:
     folded = len(units) > 1
     first, last = _name_of(units[0]), _name_of(units[-1])
     return Row(
-        label=_range(first, last) if folded else first,
+        label=reach(first, last) if folded else first,
         op=", ".join(dict.fromkeys(step.op for step in units[0])),
         sites=tuple(name for step in steps for name in step.sites),
         count=len(units),
@@ -340,26 +290,5 @@ def _name_of(unit: Sequence[_Step]) -> str:
     names = [words.clean(step.name) for step in unit]
     if len(names) == 1:
         return names[0]
-    common = _common(names)
-    return ".".join(common) if common else _range(names[0], names[-1])
-
-
-def _common(names: Sequence[str]) -> list[str]:
-    common = names[0].split(".")
-    for name in names[1:]:
-        parts = name.split(".")
-        same = 0
-        while same < min(len(common), len(parts)) and common[same] == parts[same]:
-            same += 1
-        common = common[:same]
-    return common
-
-
-def _range(first: str, last: str) -> str:
-    """`h.1 to 10`: what both names begin with is said once."""
-    start, end = first.split(" to ")[0], last.split(" to ")[-1]
-    if start == end:
-        return start
-    same = _common([start, end])
-    rest = end.split(".")[len(same) :] if same and len(same) < len(end.split(".")) else [end]
-    return f"{start} to {'.'.join(rest)}"
+    common = shared(names)
+    return ".".join(common) if common else reach(names[0], names[-1])

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from signalprop.capture.kinds import KIND_LABELS
@@ -17,12 +16,11 @@ from signalprop.report import figures, words
 from signalprop.report.contents import Contents, failure_sentence, measured
 from signalprop.report.depth import depth
 from signalprop.report.learned import places
+from signalprop.report.tables import cell, e, number, share, table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-#: rows of a table that are shown before one asks for all
-SHOWN = 200
 _WORDS = {
     "issue": "issues found",
     "tip": "tips",
@@ -48,7 +46,7 @@ def blocks(shown: Contents) -> list[go.Figure | str]:
         result += [_finding(finding, shown) for finding in shown.findings]
     if shown.split:
         said = shown.split[0].upper() + shown.split[1:]
-        result.append(f"<h2>Why the signal changes</h2><p>{_e(said)}.</p>")
+        result.append(f"<h2>Why the signal changes</h2><p>{e(said)}.</p>")
         if any(math.isfinite(value) for value in trace.split.values()):
             result.append(figures.by_kind(trace.split))
     if trace.sites:
@@ -57,7 +55,7 @@ def blocks(shown: Contents) -> list[go.Figure | str]:
         learning = shown.learning
         result += [
             "<h2>What the optimizer's next update does</h2>",
-            f"<p>{_e(_learning_sentence(shown))}</p>",
+            f"<p>{e(_learning_sentence(shown))}</p>",
             figures.learning(
                 learning.share, learning.update_ratio, shown.noise, learning.later_share
             ),
@@ -73,14 +71,14 @@ def blocks(shown: Contents) -> list[go.Figure | str]:
 def verdict(shown: Contents) -> str:
     """The verdict, the facts it rests on, and what a reader has to know."""
     word = _WORDS.get(shown.state, shown.state)
-    facts = "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}</dd></div>" for k, v in shown.facts)
+    facts = "".join(f"<div><dt>{e(k)}</dt><dd>{e(v)}</dd></div>" for k, v in shown.facts)
     failure = failure_sentence(shown.trace)
-    stopped = f"<p>{_e(failure)}</p>" if failure else ""
-    rules = f'<p class="soft">{_e(shown.rules)}</p>' if shown.rules else ""
-    notes = "".join(f"<li>{_e(words.clean(note))}</li>" for note in shown.trace.notes)
+    stopped = f"<p>{e(failure)}</p>" if failure else ""
+    rules = f'<p class="soft">{e(shown.rules)}</p>' if shown.rules else ""
+    notes = "".join(f"<li>{e(words.clean(note))}</li>" for note in shown.trace.notes)
     return (
         f'<section class="verdict {shown.state}" aria-label="Verdict">'
-        f'<span class="word {shown.state}">{word}</span><p>{_e(words.clean(shown.verdict))}</p>'
+        f'<span class="word {shown.state}">{word}</span><p>{e(words.clean(shown.verdict))}</p>'
         f'{stopped}</section><dl class="facts">{facts}</dl>{rules}'
         + (f'<ul class="soft notes">{notes}</ul>' if notes else "")
     )
@@ -100,12 +98,12 @@ def _finding(finding: Finding, shown: Contents) -> str:
         }
         spots["learning"] = [i for i, layer in enumerate(layers) if layer in modules]
     rows = [f"s{trace.sites[site].order}" for site in seen]
-    pairs = [("measured", _e(measured(finding)))]
+    pairs = [("measured", e(measured(finding)))]
     if finding.sites:
         links = [_link(name, shown) for name in finding.sites]
         pairs.insert(0, ("where", _folded(links)))
     if finding.cures:
-        cures = ", ".join(f"<code>{_e(words.clean(c))}</code>" for c in finding.cures)
+        cures = ", ".join(f"<code>{e(words.clean(c))}</code>" for c in finding.cures)
         pairs.append(("cures", cures))
     details = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs)
     zoom = (
@@ -115,16 +113,16 @@ def _finding(finding: Finding, shown: Contents) -> str:
     )
     return (
         f'<article class="card finding {finding.severity}" '
-        f'data-places="{_e(json.dumps(spots))}" data-rows="{_e(json.dumps(rows))}">'
+        f'data-places="{e(json.dumps(spots))}" data-rows="{e(json.dumps(rows))}">'
         f'<header><span class="word {finding.severity}">{finding.severity}</span>'
-        f'<h3><span class="code">{_e(finding.code)}</span> {_e(words.clean(finding.title))}</h3>'
-        f"{zoom}</header><p>{_e(words.clean(finding.explanation))}</p><dl>{details}</dl></article>"
+        f'<h3><span class="code">{e(finding.code)}</span> {e(words.clean(finding.title))}</h3>'
+        f"{zoom}</header><p>{e(words.clean(finding.explanation))}</p><dl>{details}</dl></article>"
     )
 
 
 def _link(name: str, shown: Contents) -> str:
     trace = shown.trace
-    text = f"<code>{_e(words.clean(name))}</code>"
+    text = f"<code>{e(words.clean(name))}</code>"
     if name in trace.sites:
         return f'<a href="#s{trace.sites[name].order}">{text}</a>'
     if name in trace.weights:
@@ -185,23 +183,23 @@ def _sites(shown: Contents) -> str:
         a, d = site.activation, site.delta
         decay = block[site.name].decay if site.name in block else None
         cells = [
-            _cell(site.name, code=True),
-            _cell(site.op),
-            _cell(KIND_LABELS.get(site.kind, site.kind)),
-            _cell(" × ".join(map(str, site.shape))),
-            _cell("yes" if site.name in spine else ""),
-            _number(decay, words.nats(decay) if decay is not None else ""),
-            *(_number(v) for v in ((d.geometric_mean, d.rms) if d else (None, None))),
-            *(_share(v) for v in ((d.zeros, d.alive) if d else (None, None))),
-            _number(d.cosine if d else None),
-            *(_number(v) for v in (a.rms, a.mean)),
-            _share(a.zeros),
-            *(_number(v) for v in (a.effective_rank, a.cosine)),
-            *(_share(v) for v in (a.dead, a.saturated)),
+            cell(site.name, code=True),
+            cell(site.op),
+            cell(KIND_LABELS.get(site.kind, site.kind)),
+            cell(" × ".join(map(str, site.shape))),
+            cell("yes" if site.name in spine else ""),
+            number(decay, words.nats(decay) if decay is not None else ""),
+            *(number(v) for v in ((d.geometric_mean, d.rms) if d else (None, None))),
+            *(share(v) for v in ((d.zeros, d.alive) if d else (None, None))),
+            number(d.cosine if d else None),
+            *(number(v) for v in (a.rms, a.mean)),
+            share(a.zeros),
+            *(number(v) for v in (a.effective_rank, a.cosine)),
+            *(share(v) for v in (a.dead, a.saturated)),
         ]
         bad = not a.finite or (d is not None and not d.finite)
         rows.append((f"s{site.order}", "bad" if bad else "", cells))
-    return _table("Sites", "sites", heads, rows)
+    return table("Sites", "sites", heads, rows)
 
 
 def _weights(shown: Contents) -> str:
@@ -220,98 +218,33 @@ def _weights(shown: Contents) -> str:
             weight.gradient / weight.norm if weight.gradient is not None and weight.norm else None
         )
         cells = [
-            _cell(weight.name, code=True),
-            _cell(" × ".join(map(str, weight.shape))),
-            _cell("yes" if weight.trained else "frozen"),
-            _number(weight.norm),
-            _number(weight.rms),
-            _number(weight.gradient, "none" if weight.gradient is None else None),
-            _number(relative),
-            _share(learning.share.get(weight.module) if learning else None),
-            _number(learning.update_ratio.get(weight.module) if learning else None),
+            cell(weight.name, code=True),
+            cell(" × ".join(map(str, weight.shape))),
+            cell("yes" if weight.trained else "frozen"),
+            number(weight.norm),
+            number(weight.rms),
+            number(weight.gradient, "none" if weight.gradient is None else None),
+            number(relative),
+            share(learning.share.get(weight.module) if learning else None),
+            number(learning.update_ratio.get(weight.module) if learning else None),
         ]
         rows.append((f"w{i}", "" if weight.finite else "bad", cells))
-    return _table("Parameters", "weights", heads, rows)
+    return table("Parameters", "weights", heads, rows)
 
 
 def _rules(shown: Contents) -> str:
     heads = [("rule", ""), ("title", ""), ("outcome", ""), ("reason", "")]
     rows = [
         (
-            f"r-{_e(result.code)}",
+            f"r-{e(result.code)}",
             "",
             [
-                _cell(result.code, code=True),
-                _cell(result.title),
-                f'<td><span class="word {_e(result.outcome)}">{_e(result.outcome)}</span></td>',
-                f'<td class="wrap">{_e(words.clean(result.reason))}</td>',
+                cell(result.code, code=True),
+                cell(result.title),
+                f'<td><span class="word {e(result.outcome)}">{e(result.outcome)}</span></td>',
+                f'<td class="wrap">{e(words.clean(result.reason))}</td>',
             ],
         )
         for result in shown.results
     ]
-    return _table("Rules", "rules", heads, rows)
-
-
-def _table(
-    title: str,
-    identity: str,
-    heads: Sequence[tuple[str, str]],
-    rows: Sequence[tuple[str, str, Iterable[str]]],
-) -> str:
-    head = "".join(
-        f'<th scope="col" class="{kind}"><button type="button">{name}</button></th>'
-        for name, kind in heads
-    )
-    lines = []
-    for i, (anchor, mark, cells) in enumerate(rows):
-        far = "far" if i >= SHOWN else ""
-        classes = " ".join(c for c in (mark, far) if c)
-        lines.append(
-            f'<tr id="{anchor}"{f" class={classes!r}" if classes else ""}>{"".join(cells)}</tr>'
-        )
-    more = (
-        f'<button type="button" class="more" data-table="{identity}">Show all {len(rows)}</button>'
-        if len(rows) > SHOWN
-        else ""
-    )
-    search = (
-        f'<input type="search" data-table="{identity}" placeholder="Filter" '
-        f'aria-label="Filter {title.lower()}">'
-        if len(rows) > 8
-        else ""
-    )
-    tools = f'<div class="tools">{search}{more}</div>' if search or more else ""
-    return (
-        f"<section><h2>{title} ({len(rows)})</h2>{tools}"
-        f'<div class="table" tabindex="0" role="region" aria-label="{title}">'
-        f'<table id="{identity}" data-shown="{SHOWN}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
-    )
-
-
-def _cell(text: str, *, code: bool = False) -> str:
-    text = _e(words.clean(text))
-    return f'<td class="code">{text}</td>' if code else f"<td>{text}</td>"
-
-
-def _number(value: float | None, text: str | None = None) -> str:
-    if text is None:
-        text = "" if value is None else words.number(value)
-    return f'<td class="n" data-v="{_key(value)}">{text}</td>'
-
-
-def _share(value: float | None) -> str:
-    return f'<td class="n" data-v="{_key(value)}">{words.share(value)}</td>'
-
-
-def _key(value: float | None) -> str:
-    """What the table sorts by; JavaScript reads `Infinity`."""
-    if value is None or math.isnan(value):
-        return ""
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return f"{value:.6g}"
-
-
-def _e(text: str) -> str:
-    return escape(text, quote=True)
+    return table("Rules", "rules", heads, rows)

@@ -158,8 +158,8 @@ def _named(name: str) -> Activation:
 
 
 def _called(function: Elementwise, x: Tensor) -> Tensor:
-    """The function's answer as float64, refused where it cannot be one."""
-    y = function(x)
+    """The function's answer as float64; it gets a copy, which it may change in place."""
+    y = function(x.clone())
     if y.dtype in (torch.bool, torch.int64, torch.int32):
         return y.double()
     return y

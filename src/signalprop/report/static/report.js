@@ -178,6 +178,13 @@
   document.addEventListener("input", (event) => {
     if (event.target.matches("input[type=search]")) filter(event.target);
   });
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches("select[data-figure]")) return;
+    const chosen = Number(event.target.value);
+    const plot = plots.find((p) => p.dataset.figure === event.target.dataset.figure);
+    const visible = plot.data.map((t) => !t.meta || t.meta.choice === undefined || t.meta.choice === chosen);
+    Plotly.restyle(plot, { visible });
+  });
   dark.addEventListener("change", () => theme(dark.matches ? "dark" : "light"));
 
   theme(dark.matches ? "dark" : "light");

@@ -1,0 +1,1 @@
+"""Views of what mean-field theory expects."""
