@@ -67,7 +67,7 @@ def test_torchs_default_is_too_deep_at_thirty_layers(activation):
 
 
 def test_the_depth_that_theory_gives_is_told():
-    told = found(mlp(30, nn.Tanh, gain(math.sqrt(0.5))))["SP114"]
+    told = found(mlp(30, nn.Tanh, gain(math.sqrt(0.5))), torch.optim.SGD)["SP114"]
     assert "weight variance of 0.5" in told.explanation
     assert told.value == pytest.approx(30 * -math.log(0.5), rel=0.15)  # xi_c = -1 / ln chi
 

@@ -16,7 +16,7 @@ def named(figure, name):
 
 def test_depth_draws_what_was_measured():
     trace = traced("mlp-sigmoid-30")
-    figure = depth(trace)
+    figure = depth(trace, {})
     (activation,) = named(figure, "activation rms")
     (delta,) = named(figure, "delta rms, geometric mean")
     sites = list(trace.spine_sites())
@@ -29,7 +29,7 @@ def test_depth_draws_what_was_measured():
 
 def test_bars_of_a_kind_add_up_to_the_split():
     trace = traced("gpt2")
-    figure = depth(trace)
+    figure = depth(trace, {})
     bars = [t for t in figure.data if t.type == "bar"]
     assert {b.name for b in bars} == {"weights", "normalisation", "skip + branch", "other"}
     for bar in bars:
@@ -39,7 +39,7 @@ def test_bars_of_a_kind_add_up_to_the_split():
 
 def test_running_sum_goes_from_the_output_to_the_whole():
     trace = traced("mlp-sigmoid-30")
-    (total,) = named(depth(trace), "sum")
+    (total,) = named(depth(trace, {}), "sum")
     assert total.x[0] == len(trace.spine) - 1
     assert total.y[0] == 0
     assert total.x[-1] == 0
@@ -47,7 +47,7 @@ def test_running_sum_goes_from_the_output_to_the_whole():
 
 
 def test_panels_share_the_depth_axis():
-    figure = depth(traced("mlp-sigmoid-30"))
+    figure = depth(traced("mlp-sigmoid-30"), {})
     assert figure.layout.xaxis.matches == figure.layout.xaxis2.matches == "x3"
     ticks = figure.layout.xaxis.tickvals
     assert len(ticks) <= 12
@@ -56,7 +56,7 @@ def test_panels_share_the_depth_axis():
 
 def test_dense_networks_are_drawn_over_all_sites():
     trace = traced("lstm-cell-loop")
-    figure = depth(trace)
+    figure = depth(trace, {})
     assert len(figure.layout.meta["names"]) == len(trace.sites)
     bars = [t for t in figure.data if t.type == "bar"]
     # one block spans most of the sites
@@ -64,17 +64,17 @@ def test_dense_networks_are_drawn_over_all_sites():
 
 
 def test_no_spine_is_one_panel():
-    figure = depth(traced("detached-encoder"))
+    figure = depth(traced("detached-encoder"), {})
     assert {t.type for t in figure.data} == {"scatter"}
     assert len(figure.layout.meta["names"]) == 4
 
 
 def test_what_a_log_axis_cannot_show_is_marked():
-    dead = depth(traced("mlp-relu-dead"))
+    dead = depth(traced("mlp-relu-dead"), {})
     assert list(named(dead, "delta becomes exactly zero")[0].x) == [12]
     assert len(named(dead, "activation exactly zero")[0].x) == 5
     assert any(a.text == "delta is exactly zero" for a in dead.layout.annotations)
-    broken = depth(traced("produces-nan"))
+    broken = depth(traced("produces-nan"), {})
     assert list(named(broken, "activation not finite")[0].x) == [2]
     assert list(named(broken, "delta not finite")[0].x) == [0, 1, 2]
 
@@ -82,12 +82,12 @@ def test_what_a_log_axis_cannot_show_is_marked():
 @pytest.mark.parametrize("decay", [math.nan, math.inf, -math.inf])
 def test_figures_are_json_whatever_the_numbers(decay):
     trace = with_decay(deep(2), decay)
-    for figure in (depth(trace), figures.by_kind(trace.split)):
+    for figure in (depth(trace, {}), figures.by_kind(trace.split)):
         json.loads(figure.to_json(), parse_constant=lambda name: pytest.fail(name))
 
 
 def test_names_cannot_be_markup_in_a_figure():
-    said = depth(named_badly()).to_json()
+    said = depth(named_badly(), {}).to_json()
     assert "<img" not in said
     assert "<a href" not in said
     assert "&lt;" in said
@@ -126,7 +126,7 @@ def test_a_share_that_moves_is_drawn_twice():
 
 def test_a_thousand_layers_stay_light():
     result = diagnosed(deep(1000))
-    figure = depth(result.trace)
+    figure = depth(result.trace, {})
     assert len(figure.layout.xaxis.tickvals) == 12
     assert all(t.mode == "lines" for t in figure.data if t.type == "scatter")
     assert len(figure.to_json()) < 3_000_000

@@ -31,12 +31,14 @@ class Stack:
         layers: how many hidden layers.
         first: site of the first.
         last: site of the last activation.
-        field: mean-field theory for its activation and the median variances of its weights.
+        activation: name of its activation.
+        field: mean-field theory for that and the median variances of its weights.
     """
 
     layers: int
     first: str
     last: str
+    activation: str
     field: MeanField
 
 
@@ -68,20 +70,13 @@ def stack_of(evidence: Evidence) -> Stack:
     if len(known) < LAYERS:
         raise NotApplicable("the weights of its layers are not known")
     first, last = layers[0][0], layers[-1][1]
+    module = evidence.module_of(last) if last.name == last.module else None
     try:
-        field = MeanField(
-            Activation.of(evidence.module_of(last) if _is_module(evidence, last) else last.op),
-            median(w for w, _ in known),
-            median(b for _, b in known),
-        )
+        phi = Activation.of(last.op if module is None else module)
+        field = MeanField(phi, median(w for w, _ in known), median(b for _, b in known))
     except SignalpropError as why:
         raise NotApplicable(str(why)) from None
-    return Stack(len(layers), first.name, last.name, field)
-
-
-def _is_module(evidence: Evidence, site: Site) -> bool:
-    module = evidence.module_of(site)
-    return module is not None and not list(module.children()) and site.name == site.module
+    return Stack(len(layers), first.name, last.name, last.op, field)
 
 
 def _variances(trace: Trace, site: Site) -> tuple[float, float] | None:
@@ -148,7 +143,7 @@ def too_deep(
         unit="correlation depths",
         threshold=scales,
         explanation=(
-            f"{stack.layers} layers of {field.activation.name} with a weight variance of "
+            f"{stack.layers} layers of {stack.activation} with a weight variance of "
             f"{field.weight_variance:.2f} / n multiply the squared error signal by chi = "
             f"{field.chi_1:.2f} each: mean-field theory gives such a network about "
             f"{max(bears, 1):.0f} layers"
@@ -203,7 +198,7 @@ def beyond_the_edge(
         threshold=1.0,
         explanation=(
             f"with a weight variance of {field.weight_variance:.2f} / n each layer of "
-            f"{field.activation.name} multiplies the squared error signal by {field.chi_1:.2f}; "
+            f"{stack.activation} multiplies the squared error signal by {field.chi_1:.2f}; "
             f"over {stack.layers} layers delta grows by {evidence.trace.decay:.1f} nats"
         ),
     )

@@ -16,6 +16,7 @@ from rich.text import Text
 from signalprop.diagnosis.finding import Finding
 from signalprop.report import words
 from signalprop.report.contents import Contents, failure_sentence, measured
+from signalprop.report.expected import of_rows, sentence
 from signalprop.report.ladder import Ladder, Row, ladder
 from signalprop.report.learned import share_of_rows
 from signalprop.report.lines import WIDEST, Lines, Prose, View, pad
@@ -121,28 +122,31 @@ class _Columns:
     activation: int
     delta: int
     decay: int
+    theory: int
     kind: int
     learns: int
 
     @classmethod
-    def fit(cls, width: int, wanted: int, spine: bool, learns: bool) -> _Columns:
+    def fit(cls, width: int, wanted: int, spine: bool, learns: bool, theory: bool) -> _Columns:
         number = 9
         narrow = width < 72
         decay, kind = (10, 11) if spine else (0, 0)
         share = 9 if learns and width >= 90 else 0
-        fixed = number * (1 if narrow else 2) + decay + kind + share + 6
+        expected = 8 if spine and theory and width >= 90 else 0
+        fixed = number * (1 if narrow else 2) + decay + expected + kind + share + 6
         bar = 6 if narrow else 7
         name = max(10, min(wanted, width - fixed - 2 * bar))
         # what the names do not need, the bars use
         bar = max(bar, min(24, (width - fixed - name) // 2))
-        return cls(name, bar, 0 if narrow else number, number, decay, kind, share)
+        return cls(name, bar, 0 if narrow else number, number, decay, expected, kind, share)
 
 
 def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator[Prose | Lines]:
     rows = steps.rows
     learns = share_of_rows(shown.learning, shown.trace, rows)
+    theory = of_rows(shown.expected, rows)
     wanted = max(cell_len(f"{row.label} {row.op}") for row in rows)
-    columns = _Columns.fit(width, wanted, steps.spine, learns is not None)
+    columns = _Columns.fit(width, wanted, steps.spine, learns is not None, bool(shown.expected))
     acts = _Bars([row.activations for row in rows], columns.bar, plain)
     deltas = _Bars([row.deltas for row in rows], columns.bar, plain)
     lines = [_head(columns, steps.spine)]
@@ -155,13 +159,15 @@ def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator
         line.append(" " + pad(words.number(row.delta), columns.delta))
         if columns.decay:
             line.append(_decay(row).rjust(columns.decay))
+            if columns.theory:
+                line.append(_nats(theory[i]).rjust(columns.theory), style="dim")
             line.append("  " + pad(words.SHORT_KINDS.get(row.kind, row.kind), columns.kind - 2))
         if columns.learns and learns:
             line.append(words.share(learns[i]).rjust(columns.learns))
         line.rstrip()
         lines.append(line)
         if row.count > 1:
-            lines.append(_fold(row))
+            lines.append(_fold(row, theory[i]))
     if steps.spine:
         before = cell_len(lines[0].plain[: lines[0].plain.index("decay") + 5]) - columns.decay
         total = pad("sum", before) + words.nats(shown.trace.decay).rjust(columns.decay)
@@ -171,6 +177,9 @@ def _ladder(steps: Ladder, shown: Contents, width: int, plain: bool) -> Iterator
     yield Lines(lines)
     scales = f"activation {acts.scale}, delta {deltas.scale}"
     yield Prose(Text(f"Bars: rms on a log scale; {scales}.", style="dim"))
+    said = sentence(shown.expected)
+    if said:
+        yield Prose(Text(said))
 
 
 def _head(columns: _Columns, spine: bool) -> Text:
@@ -180,7 +189,8 @@ def _head(columns: _Columns, spine: bool) -> Text:
     head += "  " + pad("activation" if numbered else "activ.", columns.bar + numbered)
     head += "  " + pad("delta", columns.bar + 1 + columns.delta)
     if columns.decay:
-        head += "decay".rjust(columns.decay) + "  " + pad("mainly", columns.kind - 2)
+        head += "decay".rjust(columns.decay) + "theory".rjust(columns.theory)[: columns.theory]
+        head += "  " + pad("mainly", columns.kind - 2)
     if columns.learns:
         head += "learns".rjust(columns.learns)
     return Text(head.rstrip(), style="underline")
@@ -197,7 +207,7 @@ def _label(row: Row, width: int) -> Text:
     return label
 
 
-def _fold(row: Row) -> Text:
+def _fold(row: Row, theory: float | None) -> Text:
     if row.op == "various":
         return Text(f"  {row.count} more, not all alike", style="dim")
     text = f"  x{row.count} {'sites' if row.decay is None else 'blocks'} like this"
@@ -206,9 +216,14 @@ def _fold(row: Row) -> Text:
     elif row.each is not None and row.decay is not None and math.isfinite(row.decay):
         mean, low, high = (words.nats(v) for v in row.each)
         text += f", decay {mean} each" + (f" ({low} to {high})" if low != high else "")
+        text += f", theory {words.nats(theory / row.count)}" if theory is not None else ""
     elif row.each is not None:
         text += ", in one of which delta becomes exactly zero" if row.decay == -math.inf else ""
     return Text(text, style="dim")
+
+
+def _nats(value: float | None) -> str:
+    return "" if value is None else words.nats(value)
 
 
 def _decay(row: Row) -> str:

@@ -13,6 +13,7 @@ from signalprop.capture.trace import Trace
 from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
 from signalprop.errors import SignalpropError
 from signalprop.report import words
+from signalprop.theory.expect import BlockExpectation
 
 #: the order in which outcomes that found nothing are counted
 _SILENT = ("passed", "not applicable", "skipped", "ignored")
@@ -29,6 +30,7 @@ class Contents:
         trace: the pass.
         findings: what was found, issues first.
         results: every rule once; empty for a bare trace.
+        expected: what theory expects of every block, keyed by its end; empty for a bare trace.
         learning: what the optimizer's next update does, or None.
         noise: gradient signal-to-noise per layer, or None.
         sharpness: largest eigenvalue of the loss's Hessian, or None.
@@ -40,6 +42,7 @@ class Contents:
     trace: Trace
     findings: tuple[Finding, ...]
     results: tuple[Result, ...]
+    expected: Mapping[str, BlockExpectation]
     learning: Learning | None
     noise: Mapping[str, float] | None
     sharpness: float | None
@@ -111,6 +114,7 @@ def contents(result: Any) -> Contents:
             trace=trace,
             findings=tuple(sorted(result.findings, key=lambda f: f.severity != "issue")),
             results=result.results,
+            expected=result.expected,
             learning=result.learning,
             noise=result.noise,
             sharpness=result.sharpness,
@@ -123,6 +127,7 @@ def contents(result: Any) -> Contents:
             trace=result,
             findings=(),
             results=(),
+            expected={},
             learning=None,
             noise=None,
             sharpness=None,

@@ -25,16 +25,18 @@ from signalprop.report.chart import (
     positive,
     safe,
 )
+from signalprop.theory.expect import BlockExpectation
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def depth(trace: Trace) -> go.Figure:
+def depth(trace: Trace, expected: Mapping[str, BlockExpectation]) -> go.Figure:
     """Along the depth: activation and delta, decay of every block by kind, and its running sum.
 
     Args:
         trace: what was seen.
+        expected: what theory expects of every block, keyed by its end.
 
     Returns:
         Three panels that share the depth axis: the sites of the spine, or all sites in execution
@@ -64,7 +66,7 @@ def depth(trace: Trace) -> go.Figure:
     _signals(figure, sites)
     if split:
         _decays(figure, trace.blocks, place, spread=whole)
-        _running(figure, trace.blocks, place)
+        _running(figure, trace.blocks, place, expected)
         figure.update_yaxes(title_text="nats", row=2, col=1)
         layout: Any = figure.layout
         top = layout.yaxis2.domain[1]
@@ -219,7 +221,12 @@ def _decays(
         )
 
 
-def _running(figure: go.Figure, blocks: Sequence[Block], place: Mapping[str, int]) -> None:
+def _running(
+    figure: go.Figure,
+    blocks: Sequence[Block],
+    place: Mapping[str, int],
+    expected: Mapping[str, BlockExpectation],
+) -> None:
     import plotly.graph_objects as go
 
     backward = list(reversed(blocks))
@@ -231,6 +238,10 @@ def _running(figure: go.Figure, blocks: Sequence[Block], place: Mapping[str, int
         (kind, KIND_LABELS[kind], COLOURS[kind], [b.parts.get(kind, 0.0) for b in backward])
         for kind in _kinds(blocks)
     ]
+    theory = [expected[b.end].expected if b.end in expected else None for b in backward]
+    known = [nats for nats in theory if nats is not None]
+    if backward and len(known) == len(backward):
+        lines.append(("theory", "mean-field theory", TOTAL, known))
     for group, name, colour, values in lines:
         figure.add_trace(
             go.Scatter(
@@ -239,9 +250,13 @@ def _running(figure: go.Figure, blocks: Sequence[Block], place: Mapping[str, int
                 name=name,
                 legend="legend2",
                 legendgroup=group,
-                showlegend=group == "sum",
+                showlegend=group in ("sum", "theory"),
                 mode="lines",
-                line={"color": colour, "width": 3 if group == "sum" else 1.5},
+                line={
+                    "color": colour,
+                    "width": 3 if group == "sum" else 1.5,
+                    "dash": "dot" if group == "theory" else "solid",
+                },
                 hovertemplate=f"{name} %{{y:.2f}} nats from the output to here<extra></extra>",
             ),
             row=3,

@@ -50,7 +50,7 @@ def blocks(shown: Contents) -> list[go.Figure | str]:
         if any(math.isfinite(value) for value in trace.split.values()):
             result.append(figures.by_kind(trace.split))
     if trace.sites:
-        result += ["<h2>Along the depth</h2>", _how(shown), depth(trace)]
+        result += ["<h2>Along the depth</h2>", _how(shown), depth(trace, shown.expected)]
     if shown.learning is not None:
         learning = shown.learning
         result += [
@@ -174,6 +174,7 @@ def _sites(shown: Contents) -> str:
     block = {b.end: b for b in trace.blocks}
     heads = [
         ("site", ""), ("op", ""), ("kind", ""), ("shape", ""), ("spine", ""), ("decay", "n"),
+        ("theory", "n"),
         ("delta geo. mean", "n"), ("delta rms", "n"), ("delta zeros", "n"), ("alive", "n"),
         ("delta cosine", "n"), ("activation rms", "n"), ("mean", "n"), ("zeros", "n"),
         ("rank", "n"), ("cosine", "n"), ("dead", "n"), ("saturated", "n"),
@@ -182,6 +183,7 @@ def _sites(shown: Contents) -> str:
     for site in trace.sites.values():
         a, d = site.activation, site.delta
         decay = block[site.name].decay if site.name in block else None
+        theory = shown.expected[site.name].expected if site.name in shown.expected else None
         cells = [
             cell(site.name, code=True),
             cell(site.op),
@@ -189,6 +191,7 @@ def _sites(shown: Contents) -> str:
             cell(" × ".join(map(str, site.shape))),
             cell("yes" if site.name in spine else ""),
             number(decay, words.nats(decay) if decay is not None else ""),
+            number(theory, words.nats(theory) if theory is not None else ""),
             *(number(v) for v in ((d.geometric_mean, d.rms) if d else (None, None))),
             *(share(v) for v in ((d.zeros, d.alive) if d else (None, None))),
             number(d.cosine if d else None),
