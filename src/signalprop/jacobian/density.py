@@ -156,8 +156,9 @@ def density(
     longest = torch.zeros((op.batch, 1, probes), dtype=dtype, device=op.device)
     for j in range(steps):
         V[j] = v
-        u, alpha, longest = _next(op.apply(v), U[:j], longest, drop)
-        finite(alpha)
+        W = op.apply(v)
+        finite(W)
+        u, alpha, longest = _next(W, U[:j], longest, drop)
         U[j], B[:, :, j, j] = u, alpha[:, 0].double()
         if j + 1 < steps:
             v, beta, longest = _next(op.adjoint(u), V[: j + 1], longest, drop)

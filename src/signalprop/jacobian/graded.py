@@ -17,6 +17,8 @@ from torch import Tensor
 
 #: nats that one float64 SVD may span: its smallest value keeps six digits
 SPAN = 23.0
+#: nats of a window where the whole spans more; narrower ones are cheaper, but overlap more
+WINDOW = 16.0
 #: nats beyond a value that its window includes on either side
 MARGIN = 4.0
 #: QR steps before the windows are cut: beyond MARGIN nats they leave exp(-4 MARGIN) of coupling
@@ -76,6 +78,12 @@ class Graded:
             return Graded(log_scale, _triangular_product(M, self.T.to(M.dtype)), True)
         return Graded(log_scale, M @ self.T.to(M.dtype), False)
 
+    def scaled_by(self, R: Tensor, keep: Tensor) -> Graded:
+        """The scales of `under` alone, without what is beside the diagonal."""
+        pivots = R.diagonal(dim1=-2, dim2=-1).abs().to(torch.float64)
+        log_scale = self.log_scale[:, : R.shape[1]] + pivots.log()
+        return Graded(log_scale.masked_fill(~keep, -torch.inf), self.T, self.triangular)
+
     def ordered(self, order: Tensor) -> Graded:
         """The same with its rows in another order (batch, c)."""
         if bool((order.diff(dim=-1) > 0).all()):
@@ -130,7 +138,9 @@ def _lifted(R: Tensor, log_scale: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]
     after = (log_scale[:, :rows] + pivots.log()).masked_fill(~keep, -torch.inf)
     # only differences count: around their middle float32 holds them
     middle = log_scale.nan_to_num(neginf=0.0).mean(-1, keepdim=True)
-    below, above = ((d - middle).to(R.dtype) for d in (after.masked_fill(~keep, torch.inf), log_scale))
+    below, above = (
+        (d - middle).to(R.dtype) for d in (after.masked_fill(~keep, torch.inf), log_scale)
+    )
     # in the layout of R, which may come from LAPACK
     across = R.stride(-1) != 1
     M = above[:, :, None] - below[:, None, :] if across else above[:, None, :] - below[:, :, None]
@@ -146,7 +156,8 @@ def _triangular_product(A: Tensor, B: Tensor) -> Tensor:
     if A.shape[1] != c or c < _SPLIT:
         return A @ B
     h = c // 2
-    out = torch.zeros((len(B), c, B.shape[2]), dtype=B.dtype, device=B.device)
+    out = torch.empty((len(B), c, B.shape[2]), dtype=B.dtype, device=B.device)
+    out[:, h:, :h] = 0
     out[:, :h, :h] = _triangular_product(A[:, :h, :h], B[:, :h, :h])
     out[:, h:, h:c] = _triangular_product(A[:, h:, h:], B[:, h:, h:c])
     out[:, :h, h:c] = A[:, :h, :h] @ B[:, :h, h:c] + A[:, :h, h:] @ B[:, h:, h:c]
@@ -165,7 +176,7 @@ class _Window(NamedTuple):
 
 
 def _windows(log_scale: Tensor) -> list[_Window] | None:
-    """Overlapping windows of at most SPAN nats for all samples; None where there are none."""
+    """Overlapping windows of at most WINDOW nats for all samples; None where there are none."""
     d = torch.cummin(log_scale, dim=-1).values.cpu()
     alive = torch.isfinite(d)
     c = d.shape[-1]
@@ -175,7 +186,7 @@ def _windows(log_scale: Tensor) -> list[_Window] | None:
     while start < c:
         top = d[:, start : start + 1]
         first = int(torch.where(alive[:, start], count(d > top + MARGIN), start).min())
-        last = int(count((d >= d[:, first : first + 1] - SPAN) | ~alive).min())
+        last = int(count((d >= d[:, first : first + 1] - WINDOW) | ~alive).min())
         stop = c
         if last < c:
             edge = d[:, last : last + 1] + MARGIN
@@ -200,7 +211,9 @@ def _windowed(A: Graded, left: Tensor | None, right: Tensor | None) -> Decomposi
             )
             for i in range(len(A.T))
         ]
-        return Decomposition(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
+        return Decomposition(
+            *(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True))
+        )
     log_values = torch.full_like(A.log_scale, -torch.inf)
     coupling = torch.zeros_like(log_values)
     turned: list[tuple[Tensor, Tensor]] = []
@@ -212,10 +225,17 @@ def _windowed(A: Graded, left: Tensor | None, right: Tensor | None) -> Decomposi
         above = A.T[:, :first, start:stop].square().sum(1)
         below = A.T[:, start:stop, last:].square().sum(2)
         if len(windows) > 1:
-            coupling[:, start:stop] = (above + below).to(torch.float64) / 2
+            coupling[:, start:stop] = (above + below).to(torch.float64)
         if left is not None and right is not None:
-            U, _, Vh = torch.linalg.svd(_block(A, start, stop)[0] if len(windows) > 1 else inside, full_matrices=False)
-            turned.append((left[:, :, start:stop] @ U.to(left.dtype), right[:, :, start : stop if len(windows) > 1 else c] @ Vh.mT.to(right.dtype)))
+            U, _, Vh = torch.linalg.svd(
+                _block(A, start, stop)[0] if len(windows) > 1 else inside, full_matrices=False
+            )
+            turned.append(
+                (
+                    left[:, :, start:stop] @ U.to(left.dtype),
+                    right[:, :, start : stop if len(windows) > 1 else c] @ Vh.mT.to(right.dtype),
+                )
+            )
     if turned:
         left, right = (torch.cat(parts, 2) for parts in zip(*turned, strict=True))
     log_values = log_values.masked_fill(~torch.isfinite(A.log_scale), -torch.inf)

@@ -124,8 +124,8 @@ def top(
         op: (m, n) per sample.
         k: how many; at most min(m, n) are there.
         tol: relative error that is enough.
-        block: vectors per pass, at least k; values that come more often than that are found only as
-            often.
+        block: vectors per pass, at least k; k + 1 unless said. Values that come more often than
+            that are found only as often.
         vectors: how many vectors may go through the operator; half of min(m, n) unless said, and no
             more than 64 blocks.
         generator: where random numbers come from; seed 0 without one.
@@ -141,7 +141,7 @@ def top(
         raise SignalpropError(f"{k} singular values: at least one has to be asked for")
     side = min(op.rows, op.columns)
     k = min(k, side)
-    b = min(max(block or 0, k, 4), side)
+    b = min(max(k, block or max(k + 1, 4)), side)
     most = min(side // 2, 64 * b) if vectors is None else vectors
     space = _Space(op, b, generator_of(generator))
     before = math.inf

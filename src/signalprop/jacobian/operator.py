@@ -144,10 +144,10 @@ class Jacobian:
     `apply` differentiates the backward pass, so every operation in between needs a backward that
     can itself be differentiated. Fused attention has none: run the forward pass inside
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`. A backward that silently hides its path
-    (numpy, `detach`) is found by comparing u.(J v) with (J^T u).v once, on random vectors.
+    (numpy, `detach`) is found by comparing u.(J v) with (J^T u).v for a random u.
 
-    Cost: one backward pass between the two ends per vector, in batches; `apply` adds three single
-    passes the first time.
+    Cost: one backward pass between the two ends per vector, in batches; `apply` adds a single
+    one the first time.
 
     Args:
         of: the end nearer to the output, m elements per sample.
@@ -187,9 +187,10 @@ class Jacobian:
     def apply(self, vectors: Tensor) -> Tensor:
         """J v: (batch, columns, r) -> (batch, rows, r), r backward passes through the backward."""
         if self._dual is None:
-            self._dual = self._checked(*self._make_dual())
-        given, dual = self._dual
-        return self._through(self._forth(given, dual), self.wrt, self.of, vectors)
+            self._dual = self._make_dual()
+        found = self._through(self._forth(*self._dual), self.wrt, self.of, vectors)
+        self._check(vectors.detach(), found)
+        return found
 
     @staticmethod
     def _forth(given: Tensor, dual: Tensor) -> Callable[[Tensor, bool], Tensor | None]:
@@ -216,20 +217,22 @@ class Jacobian:
             dual = dual + 0 * given.sum().to(dual.dtype)
         return given, dual
 
-    def _checked(self, given: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, once u.(J v) = (J^T u).v is seen to hold on one random pair."""
-        v = self.wrt.vectors(_signs(self.wrt)[None]).to(working(self.wrt.dtype))
-        Jv = self._through(self._forth(given, dual), self.wrt, self.of, v).double()
-        u, JTu = self.of.vectors(given.detach()[None]), self.wrt.vectors(dual.detach()[None])
-        ours, theirs = (u.double() * Jv).sum((1, 2)), (JTu.double() * v.double()).sum((1, 2))
-        # signs have length sqrt(size); half the digits, and of the length, not of the cosine
-        scale = self.rows**0.5 * Jv.norm(dim=(1, 2)) + self.columns**0.5 * JTu.double().norm(
-            dim=(1, 2)
+    def _check(self, v: Tensor, Jv: Tensor) -> None:
+        """Raise unless u.(J v) = (J^T u).v for the one random u whose J^T u is known."""
+        assert self._dual is not None
+        kept = torch.promote_types(v.dtype, Jv.dtype)
+        u, JTu = (
+            end.vectors(tensor.detach()[None].to(kept))
+            for end, tensor in zip((self.of, self.wrt), self._dual, strict=True)
         )
-        allowed = torch.finfo(self.dtype).eps ** 0.5 * scale
-        if ((ours - theirs).abs() > allowed).any():
+        off = (u.mT @ Jv.to(kept) - JTu.mT @ v.to(kept)).abs()
+        # half the digits, of the lengths, not of their cosine; that of signs is sqrt(rows)
+        scale = self.rows**0.5 * torch.linalg.vector_norm(Jv, dim=1, keepdim=True).to(kept)
+        scale += torch.linalg.vector_norm(JTu, dim=1, keepdim=True) * torch.linalg.vector_norm(
+            v, dim=1, keepdim=True
+        ).to(kept)
+        if (off > torch.finfo(self.dtype).eps ** 0.5 * scale).any():
             raise self._impossible(None)
-        return given, dual
 
     def _through(
         self,
