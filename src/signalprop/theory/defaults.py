@@ -172,12 +172,12 @@ def _verdict(theory: MeanField) -> str:
     rate, total = theory.gradient_rate, _nats(theory, _LAYERS)
     size = f"{math.exp(abs(total)):.2g}" if abs(total) < 7 else f"{math.exp(abs(total)):.0e}"
     steady = abs(rate) > 0.01 and rate * total > 0
-    per_layer = f"a factor {math.exp(abs(rate)):.3g} per layer, " if steady else ""
+    per_layer = f"{math.exp(abs(rate)):.3g} per layer, " if steady else ""
     if abs(total) <= math.log(_KEPT):
         gradient = f"the gradient is kept (times {math.exp(total):.2g} over {_LAYERS} layers)"
     else:
         verb = "loses" if total < 0 else "gains"
-        gradient = f"the gradient {verb} {per_layer}{size} over {_LAYERS} layers"
+        gradient = f"the gradient {verb} a factor {per_layer}{size} over {_LAYERS} layers"
         if not steady:
             gradient += f", while q goes from 1 to {theory.q_star:.2g}"
     forward = {
