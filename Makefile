@@ -44,7 +44,7 @@ docs: $(VENV)/.check
 	@echo 'docs/_build/html/index.html'
 
 pictures: $(VENV)/.test
-	@$(PY) docs/pictures.py
+	@PYTHONPATH=. $(PY) docs/pictures.py
 
 # Not through xdist: two measurements at once measure each other.
 bench: $(VENV)/.test

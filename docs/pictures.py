@@ -5,6 +5,7 @@ Needs the system's chromium, which draws them; nothing is loaded from a network.
 """
 
 import io
+import math
 import re
 import shutil
 import sys
@@ -13,13 +14,16 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import plotly.graph_objects as go
 from playwright.sync_api import Browser, sync_playwright
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
+from tests.theory.networks import log_ratio
 from torch import nn
 
 import signalprop as sp
+from signalprop.theory import table
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
@@ -77,6 +81,51 @@ def draw_report(browser: Browser, report: Path, scheme: str, path: Path) -> None
     page.close()
 
 
+def cures() -> go.Figure:
+    """Expected against measured ratio of the error signal at the first and the last layer."""
+    figure = go.Figure()
+    ends: list[float] = []
+    for depth, symbol in zip(table.DEPTHS, ("circle", "square", "diamond"), strict=True):
+        rows = table.rows(50)
+        expected = [row.expected(depth).nats / math.log(10) for row in rows]
+        found = [
+            sum(log_ratio(row.key, depth, seed) for seed in range(6)) / 6 / math.log(10)
+            for row in rows
+        ]
+        ends += [*expected, *found]
+        apart = [depth == 100 and abs(x) > 5 for x in expected]
+        figure.add_scatter(
+            x=expected,
+            y=found,
+            mode="markers+text",
+            name=f"{depth} layers",
+            text=[row.block if far else "" for row, far in zip(rows, apart, strict=True)],
+            textposition="bottom right",
+            marker={"symbol": symbol, "size": 9},
+        )
+    line = [min(ends) - 1, max(ends) + 1]
+    figure.add_scatter(x=line, y=line, mode="lines", name="equal", line={"dash": "dot"})
+    figure.update_layout(
+        width=900,
+        height=620,
+        template="plotly_white",
+        margin={"l": 70, "r": 20, "t": 20, "b": 60},
+        xaxis_title="expected by theory, log10(|delta| at the first / last layer)",
+        yaxis_title="measured, width 50, mean of six networks",
+        xaxis_range=[line[0], line[1] + 12],
+    )
+    return figure
+
+
+def draw_figure(browser: Browser, figure: go.Figure, path: Path) -> None:
+    """A figure as a PNG."""
+    page = browser.new_page(viewport={"width": 900, "height": 620})
+    page.set_content(figure.to_html(include_plotlyjs=True, config={"staticPlot": True}))
+    page.wait_for_selector(".plot-container")
+    page.locator(".plotly-graph-div").screenshot(path=path)
+    page.close()
+
+
 def main() -> None:
     """Draw all of them."""
     chromium = shutil.which("chromium")
@@ -91,6 +140,7 @@ def main() -> None:
         draw_terminal(browser, terminal(sick), IMAGES / "terminal.png")
         draw_report(browser, report, "light", IMAGES / "report.png")
         draw_report(browser, report, "dark", IMAGES / "report-dark.png")
+        draw_figure(browser, cures(), IMAGES / "theory.png")
         browser.close()
     for path in sorted(IMAGES.glob("*.png")):
         print(f"{path.relative_to(DOCS.parent)}  {path.stat().st_size / 1000:.0f} kB")
