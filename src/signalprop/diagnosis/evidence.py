@@ -35,6 +35,8 @@ class Leading:
         largest: s_1, median over the samples.
         ratios: s_i / s_1, largest first, median over the samples.
         narrowest: elements per sample of the narrowest spine site below `of`.
+        learned: the loss over what it is with the targets of other samples, near 1 before anything
+            is learned; None without a target, and where it decides nothing.
     """
 
     of: str
@@ -42,6 +44,7 @@ class Leading:
     largest: float
     ratios: tuple[float, ...]
     narrowest: int
+    learned: float | None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from signalprop.capture import batch as batches
 from signalprop.capture.batch import Loss
+from signalprop.capture.observe import eager
+from signalprop.capture.sandbox import untouched
 from signalprop.capture.trace import Trace
 from signalprop.diagnosis.evidence import Evidence, Leading
 from signalprop.diagnosis.finding import Finding
@@ -23,6 +27,8 @@ from signalprop.jacobian.sketch import sketch
 
 #: samples that Jacobians are taken of, and directions that are followed
 SAMPLES, DIRECTIONS = 8, 8
+#: a ratio below this asks whether the network has learned
+SMALL = 1e-3
 #: a rectifier kills half of a layer's directions for each sample, so a layer must have many more
 WIDE = 4 * DIRECTIONS
 
@@ -56,7 +62,23 @@ def measure(
             values = sketch(live.jacobian(end, start), count=DIRECTIONS)
             below = trace.spine[: trace.spine.index(end)]
             found.append(_leading(trace, start, end, values, below))
+    if any(len(end.ratios) == DIRECTIONS and end.ratios[-1] < SMALL for end in found):
+        learned = _learned(model, data, loss, batch_dim)
+        found = [replace(end, learned=learned) for end in found]
     return tuple(found)
+
+
+def _learned(model: torch.nn.Module, given: Any, loss: Loss, batch_dim: int) -> float | None:
+    """The loss over what it is when every sample is given the target of another."""
+    with untouched(model), eager(), torch.no_grad():
+        data = batches.read(given, model, loss, batch_dim=batch_dim, gradients=False)
+        target = data.target
+        if not isinstance(target, torch.Tensor) or target.ndim == 0 or target.shape[0] != data.size:
+            return None
+        output = model(*data.args, **data.kwargs)
+        other = replace(data, target=target.roll(data.size // 2, dims=0))
+        value, elsewhere = (float(batches.loss_of(output, d, loss)) for d in (data, other))
+    return value / elsewhere if elsewhere > 0 else None
 
 
 def _leading(
@@ -70,6 +92,7 @@ def _leading(
         largest=float(np.median(values[:, 0])),
         ratios=tuple(float(r) for r in ratios),
         narrowest=min(_width(trace, name) for name in below),
+        learned=None,
     )
 
 
@@ -151,8 +174,8 @@ def isometry_lost(
         Eight random directions go back from the output, or from the last layer of 32 units where
         the output has less than 8. The weakest arrives with less than `ratio` of the strongest
         (singular values of J^T U, median of 8 samples), all layers on the way are 32 wide at
-        least, and the loss is still above `chance` of what guessing gives. A trained network may
-        give up directions that it does not need.
+        least, and the loss is still above `chance` of what it is with the targets of other samples.
+        A trained network may give up directions that it does not need.
 
     Why it matters:
         Gradient descent moves along the strong directions at a rate that the weak ones never see:
@@ -169,20 +192,19 @@ def isometry_lost(
         One finding.
 
     Raises:
-        NotApplicable: a layer is too narrow, the loss has no known value of guessing, or the
-            network has learned already.
+        NotApplicable: a layer is too narrow, there is no target, or the network has learned
+            already.
     """
     end = next((e for e in evidence.leading if len(e.ratios) == DIRECTIONS), None)
     if end is None or end.narrowest < WIDE:
         raise NotApplicable(f"a layer is less than {WIDE} wide")
     if end.largest == 0:
         raise NotApplicable("nothing gets through from the input to the output")
-    guess = _guessing(evidence.trace)
-    if guess is None:
-        raise NotApplicable("what guessing costs is known for classification only")
-    if evidence.trace.loss < chance * guess:
-        raise NotApplicable("the network has learned already")
     if end.ratios[-1] < ratio:
+        if end.learned is None:
+            raise NotApplicable("without a target it is not known whether the network has learned")
+        if end.learned < chance:
+            raise NotApplicable("the network has learned already")
         yield finding(
             isometry_lost,
             sites=(end.wrt, end.of),
@@ -199,16 +221,6 @@ def isometry_lost(
 
 def _small(ratio: float) -> str:
     return f"{ratio:.0e}" if ratio > 1e-7 else "nothing to within rounding"
-
-
-def _guessing(trace: Trace) -> float | None:
-    """The loss of a network that knows nothing; None where that is unknown."""
-    for call in trace.losses:
-        if call.op in ("cross_entropy", "nll_loss") and call.classes:
-            return math.log(call.classes)
-        if call.op in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
-            return math.log(2)
-    return None
 
 
 LEADING_RULES: tuple[Rule, ...] = (rank_collapse, isometry_lost)

@@ -167,7 +167,7 @@ def _called(function: Elementwise, x: Tensor) -> Tensor:
 
 def _derivatives(function: Elementwise, x: np.ndarray, order: int) -> list[np.ndarray]:
     """[phi, phi', ...] up to the order; 0 where autograd has no slope (a step)."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         point = torch.from_numpy(np.ascontiguousarray(x)).requires_grad_()
         current = _called(function, point)
         found = [current]

@@ -13,9 +13,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from signalprop.capture.observe import unwrapped
+from signalprop.capture.sandbox import untouched
 from signalprop.capture.trace import Block, Site, Trace
 from signalprop.theory.gains import Gain, NoClosedFormError, gain_of, gated
 
@@ -72,8 +74,11 @@ def expect(trace: Trace, model: nn.Module) -> dict[str, BlockExpectation]:
         The expectation of every block, keyed by the name of the site at its output end, from the
         input up.
     """
-    modules = dict(unwrapped(model).named_modules())
-    return {block.end: _of_block(block, trace, modules) for block in trace.blocks}
+    model = unwrapped(model)
+    # a parametrised weight is computed when it is read, and may write to buffers as it is
+    with untouched(model), torch.no_grad():
+        modules = dict(model.named_modules())
+        return {block.end: _of_block(block, trace, modules) for block in trace.blocks}
 
 
 def _of_block(block: Block, trace: Trace, modules: Mapping[str, nn.Module]) -> BlockExpectation:
