@@ -199,6 +199,39 @@ def test_branches_and_what_they_promise():
     np.testing.assert_allclose(promise.log_high, np.log1p(norms).sum(1))
 
 
+def test_the_promise_holds_for_stem_and_head_too():
+    torch.manual_seed(0)
+    model, _ = residual_net()
+    whole = nn.Sequential(nn.Linear(15, 12), *model, nn.Tanh(), nn.Linear(12, 4)).double()
+    found = sp.spectrum(whole, torch.randn(16, 15).double())
+    promise, end = found.certificate, found.between
+    assert np.isfinite(promise.log_low).all()
+    assert (promise.log_low <= np.log(end.values[:, -1])).all()
+    assert (np.log(end.values[:, 0]) <= promise.log_high).all()
+    for wide in (
+        [nn.Linear(5, 2), nn.Linear(2, 12), *model],
+        [nn.Linear(5, 12), *model, nn.Linear(12, 4)],
+    ):
+        found = sp.spectrum(nn.Sequential(*wide).double(), torch.randn(16, 5).double())
+        assert (found.certificate.log_low == -np.inf).all()
+
+
+class Turned(nn.Module):
+    """A branch that is zero, after its input has been turned."""
+
+    def forward(self, x):
+        x = x.movedim(-1, 1)
+        return x + 0 * torch.tanh(x)
+
+
+def test_an_input_that_is_turned_on_its_way_is_no_identity():
+    model = nn.Sequential(nn.Linear(4, 4), Turned(), nn.Flatten(), nn.Linear(12, 3))
+    found = sp.spectrum(model, torch.randn(8, 3, 4))
+    (turned,) = [b for b in found.blocks if b.end.startswith("1")]
+    assert turned.branch is None
+    np.testing.assert_allclose(turned.spectrum.values, 1, rtol=1e-6)
+
+
 def test_no_promise_from_a_branch_stronger_than_the_skip():
     found = sp.spectrum(*residual_net(scale=5.0))
     assert (found.certificate.log_low == -np.inf).all()
@@ -274,10 +307,10 @@ def test_a_block_that_cannot_be_measured_is_told(monkeypatch):
     model, x = tanh_net()
     whole = module._Plan.block
 
-    def picky(self, op, block):
+    def picky(self, op, block, adds):
         if block.end == "4":
             raise SignalpropError("not this one")
-        return whole(self, op, block)
+        return whole(self, op, block, adds)
 
     monkeypatch.setattr(module._Plan, "block", picky)
     found = sp.spectrum(model, x)

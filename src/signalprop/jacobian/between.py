@@ -29,6 +29,10 @@ from signalprop.jacobian.operator import End, Jacobian
 _COUPLED = 1e-6
 
 
+#: views that leave the elements of a tensor in their order
+_IN_ORDER = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Alias", "Clone")
+
+
 @dataclass(frozen=True)
 class Between:
     """What lies between any two sites of a pass that is still alive.
@@ -65,6 +69,20 @@ class Between:
         if self.batch > 1:
             _apart(found)
         return found
+
+    def adds_as_it_is(self, of: str, wrt: str) -> bool:
+        """Whether `of` adds `wrt` to something with its elements in their order, so J = I + X."""
+        upper, lower = self._kept.get(of), self._kept.get(wrt)
+        if upper is None or lower is None:
+            return False
+        for node, _ in upper.edge.node.next_functions:
+            while node is not None and node is not lower.edge.node:
+                if not node.name().startswith(_IN_ORDER):
+                    break
+                node = node.next_functions[0][0]
+            if node is lower.edge.node:
+                return True
+        return False
 
     def _end(self, name: str) -> End:
         if name not in self._kept:

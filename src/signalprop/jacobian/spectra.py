@@ -195,11 +195,15 @@ class DeepSpectrum:
 
 @dataclass(frozen=True)
 class Certificate:
-    """prod(1 - s_1(X_l)) <= s_min(J) <= s_max(J) <= prod(1 + s_1(X_l)) over residual blocks.
+    """What every block by itself promises for the singular values of their product.
+
+    prod(1 - s_1(X_l)) <= s_min(J) <= s_max(J) <= prod(1 + s_1(X_l)) over residual blocks; a block
+    without a skip counts with its own smallest and largest singular value.
 
     Attributes:
-        blocks: how many residual blocks it covers.
-        log_low: ln of the lower bound, -inf where a branch has s_1(X) >= 1, (samples,).
+        blocks: how many residual blocks there are.
+        log_low: ln of the lower bound, -inf where there is none: a branch has s_1(X) >= 1, a block
+            loses a direction, or its smallest singular value is not known, (samples,).
         log_high: ln of the upper bound, (samples,).
     """
 
@@ -218,7 +222,7 @@ class Spectra(Viewable):
         between: the Jacobian that was asked for.
         blocks: those of the blocks of the spine between its two ends, from the input up.
         deep: the log-spectrum of their product; None where there are fewer than two blocks.
-        certificate: what the residual blocks alone promise; None without any.
+        certificate: what the blocks by themselves promise; None without residual ones.
         skipped: blocks that could not be measured -> why.
         notes: what the reader has to know, as sentences.
     """

@@ -134,7 +134,8 @@ def spectrum(
         for block in inside:
             say(f"{block.start} to {block.end}")
             try:
-                found.append(plan.block(live.jacobian(block.end, block.start), block))
+                adds = block.residual and live.adds_as_it_is(block.end, block.start)
+                found.append(plan.block(live.jacobian(block.end, block.start), block, adds))
             except SignalpropError as error:
                 skipped[block.end] = str(error)
         if len(inside) > 1 and not skipped:
@@ -175,11 +176,10 @@ class _Plan:
         """One Jacobian."""
         return self._of(op, op.of.name, op.wrt.name, 1e-4)
 
-    def block(self, op: Jacobian, block: Block) -> BlockSpectrum:
-        """One block; a residual one also without its identity."""
+    def block(self, op: Jacobian, block: Block, adds: bool) -> BlockSpectrum:
+        """One block; where it adds its input as it is, also without the identity."""
         branch = None
-        square = op.rows == op.columns
-        if block.residual and square:
+        if adds and op.rows == op.columns:
             branch = self._of(MinusIdentity(op), op.of.name, op.wrt.name, BLOCK_TOLERANCE)
         found = self._of(op, op.of.name, op.wrt.name, BLOCK_TOLERANCE)
         return BlockSpectrum(block.start, block.end, block.residual, found, branch)
@@ -307,13 +307,35 @@ def _deep(
 
 
 def _promise(found: list[BlockSpectrum]) -> Certificate | None:
-    branches = [block.branch for block in found if block.branch is not None]
-    if not branches:
+    """Bounds on the whole from each block by itself.
+
+    s_min(AB) >= s_min(A) s_min(B) needs widths that only grow or only shrink: else one of the two
+    can lose what the other keeps.
+
+    Returns:
+        The bounds; None without a residual block.
+    """
+    if all(block.branch is None for block in found):
         return None
-    norms_of = np.stack([branch.largest for branch in branches], axis=1)
+    low, high = 0.0, 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        low = np.where((norms_of < 1).all(axis=1), np.log1p(-norms_of).sum(axis=1), -np.inf)
-    return Certificate(len(branches), low, np.log1p(norms_of).sum(axis=1))
+        for block in found:
+            own = block.spectrum
+            if block.branch is not None:
+                norm = block.branch.largest
+                low = low + np.log(np.maximum(1 - norm, 0))
+                high = high + np.log1p(norm)
+            else:
+                least = own.values[:, -1] if own.whole else np.zeros(own.samples)
+                if own.smallest.shape[1]:
+                    least = own.smallest[:, 0]
+                low = low + np.log(least)
+                high = high + np.log(own.largest)
+    widths = [found[0].spectrum.columns, *(block.spectrum.rows for block in found)]
+    if widths not in (sorted(widths), sorted(widths, reverse=True)):
+        low = np.full(found[0].spectrum.samples, -np.inf)
+    count = sum(block.branch is not None for block in found)
+    return Certificate(count, np.asarray(low), np.asarray(high))
 
 
 def _np(x: Tensor) -> np.ndarray:

@@ -12,8 +12,13 @@ from signalprop.studies import (
     alexnet,
     delta_chain,
     first_layer_idle,
+    ky_fan,
+    leaky,
     product_bound,
+    relu,
+    selu,
     sigmoid_quarter,
+    singular_values,
 )
 from signalprop.studies.frame import (
     Claim,
@@ -48,6 +53,11 @@ STUDIES: tuple[Study, ...] = (
     product_bound.STUDY,
     first_layer_idle.STUDY,
     sigmoid_quarter.STUDY,
+    relu.STUDY,
+    leaky.STUDY,
+    singular_values.STUDY,
+    ky_fan.STUDY,
+    selu.STUDY,
     alexnet.STUDY,
 )
 

@@ -1,4 +1,4 @@
-"""Real data for the studies: handwritten digits, from MNIST where it is at hand.
+"""Real data for the studies: handwritten digits, from MNIST where it is at hand, and a table.
 
 MNIST (LeCun, Cortes & Burges 1998) is read from `$SIGNALPROP_DATA/mnist/*.gz`; without it the
 1797 digits that come with scikit-learn (Alpaydin & Kaynak 1998) are used. Nothing is downloaded.
@@ -70,20 +70,42 @@ def digits(limit: int = 60_000) -> Digits:
     return Digits(name, (x - mean) / std, y, (x_test - mean) / std, y_test)
 
 
+def breast_cancer() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The 569 tumours of 30 features that come with scikit-learn, benign or malignant.
+
+    Wolberg, Mangasarian, Street & Street 1993. Every feature has mean 0 and variance 1 over the
+    training samples.
+
+    Returns:
+        Training samples and classes, test samples and classes.
+
+    Raises:
+        MissingPackageError: scikit-learn is not there.
+    """
+    x, y, x_test, y_test = _scikit_learn("breast_cancer")
+    mean, std = x.mean(0), x.std(0)
+    return (x - mean) / std, y, (x_test - mean) / std, y_test
+
+
 def _bundled(limit: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, y, x_test, y_test = _scikit_learn("digits")
+    return x[:limit], y[:limit], x_test[: limit // 3], y_test[: limit // 3]
+
+
+def _scikit_learn(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     try:
-        from sklearn.datasets import load_digits
+        from sklearn import datasets
     except ImportError:
         raise MissingPackageError(
-            "this study reads scikit-learn's digits, and scikit-learn is not installed; install "
-            'it with: pip install "signalprop[studies]"'
+            f"this study reads scikit-learn's {name.replace('_', ' ')}, and scikit-learn is not "
+            'installed; install it with: pip install "signalprop[studies]"'
         ) from None
-    pixels, classes = load_digits(return_X_y=True)
-    x = torch.from_numpy(np.asarray(pixels)).double()
+    features, classes = getattr(datasets, f"load_{name}")(return_X_y=True)
+    x = torch.from_numpy(np.asarray(features)).double()
     y = torch.from_numpy(np.asarray(classes)).long()
-    # every fourth image is for the test: writers follow one another in the file
+    # every fourth sample is for the test: writers follow one another in the file of digits
     test = torch.arange(len(x)) % 4 == 3
-    return x[~test][:limit], y[~test][:limit], x[test][: limit // 3], y[test][: limit // 3]
+    return x[~test], y[~test], x[test], y[test]
 
 
 def _mnist(folder: Path, limit: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

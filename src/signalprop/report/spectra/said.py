@@ -286,7 +286,7 @@ def deep_sentence(deep: DeepSpectrum) -> str:
 
 
 def certificate_sentence(spectra: Spectra) -> str:
-    """What the residual blocks alone promise, and what was measured; empty without any."""
+    """What the blocks by themselves promise, and what was measured; empty without residual ones."""
     certificate = spectra.certificate
     if certificate is None:
         return ""
@@ -296,10 +296,8 @@ def certificate_sentence(spectra: Spectra) -> str:
     count = certificate.blocks
     text = f"Certificate of {words.plural(count, 'residual block')}: "
     if low == -math.inf:
-        text += f"no singular value above {power(high)}; nothing is promised from below, because "
-        text += (
-            "s_1(X) is 1 or more in at least one of them." if count > 1 else "s_1(X) is 1 or more."
-        )
+        text += f"no singular value above {power(high)}; nothing is promised from below: a branch "
+        text += "has s_1(X) of 1 or more, or another block may lose a direction."
     else:
         text += f"every singular value lies between {power(low)} and {power(high)}."
     found = reach(spectra)
@@ -308,7 +306,8 @@ def certificate_sentence(spectra: Spectra) -> str:
     others = len(spectra.blocks) - count
     if others > 0:
         text += f" {words.plural(others, 'other block')} between the ends "
-        text += f"{'is' if others == 1 else 'are'} not covered by it."
+        text += f"count{'s' if others == 1 else ''} with {'its' if others == 1 else 'their'} own "
+        text += "smallest and largest."
     return text
 
 
