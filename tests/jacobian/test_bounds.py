@@ -1,5 +1,6 @@
-"""What is stated to hold, holds for whatever hypothesis finds; what is printed wrongly, does not."""
+"""What is said to hold, holds for whatever hypothesis finds; what is printed wrongly does not."""
 
+import itertools
 import math
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_ky_fan_norms_are_attained():
 @MANY
 def test_horn_and_the_product_bound(widths, seed):
     draw = np.random.default_rng(seed)
-    blocks = [draw.standard_normal((m, n)) for n, m in zip(widths, widths[1:], strict=False)]
+    blocks = [draw.standard_normal((m, n)) for n, m in itertools.pairwise(widths)]
     product = np.linalg.multi_dot(blocks[::-1]) if len(blocks) > 1 else blocks[0]
     bound = bounds.horn_bound([np.log(s(b))[None] for b in blocks])[0]
     logs = np.log(s(product)[: min(widths)])

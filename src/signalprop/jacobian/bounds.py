@@ -180,7 +180,7 @@ def ky_fan_norms(branch: Values) -> np.ndarray:
 
 
 def log_product_bound(blocks: Iterable[Values]) -> np.ndarray:
-    """ln prod ||J_l||: nothing grows by more than the product of the blocks' norms.
+    """The product bound, ln prod ||J_l||: nothing grows by more than its blocks together.
 
     Args:
         blocks: s_i(J_l) of every block, (samples, any number), of which the first counts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -25,11 +26,11 @@ class Chain:
     def __init__(self, blocks: Sequence[Operator]) -> None:
         if not blocks:
             raise SignalpropError("a product of Jacobians needs at least one block")
-        for i, (below, above) in enumerate(zip(blocks, blocks[1:], strict=False), start=1):
+        for i, (below, above) in enumerate(itertools.pairwise(blocks), start=1):
             if below.rows != above.columns or below.batch != above.batch:
                 raise SignalpropError(
-                    f"block {i} gives {below.rows} elements of {below.batch} samples, block {i + 1} "
-                    f"takes {above.columns} of {above.batch}"
+                    f"block {i} gives {below.rows} elements of {below.batch} samples, "
+                    f"block {i + 1} takes {above.columns} of {above.batch}"
                 )
             if below.device != above.device:
                 raise SignalpropError(

@@ -145,7 +145,7 @@ def _lifted(R: Tensor, log_scale: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]
     across = R.stride(-1) != 1
     M = above[:, :, None] - below[:, None, :] if across else above[:, None, :] - below[:, :, None]
     # what is below rounding would end among the denormal numbers, which cost a hundred times more
-    M = torch.nn.functional.threshold_(M.exp_(), torch.finfo(R.dtype).eps ** 2, 0.0)
+    M = torch.threshold_(M.exp_(), torch.finfo(R.dtype).eps ** 2, 0.0)
     M = M.mul_(R.mT).tril_().mT if across else M.mul_(R).triu_()
     return after, M
 
@@ -212,7 +212,10 @@ def _windowed(A: Graded, left: Tensor | None, right: Tensor | None) -> Decomposi
             for i in range(len(A.T))
         ]
         return Decomposition(
-            *(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True))
+            torch.cat([p.log_values for p in parts]),
+            torch.cat([p.coupling for p in parts]),
+            None if left is None else torch.cat([p.left for p in parts if p.left is not None]),
+            None if right is None else torch.cat([p.right for p in parts if p.right is not None]),
         )
     log_values = torch.full_like(A.log_scale, -torch.inf)
     coupling = torch.zeros_like(log_values)

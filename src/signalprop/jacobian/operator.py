@@ -32,11 +32,30 @@ class Operator(Protocol):
     Vectors come in any floating dtype and leave in `working(dtype)`, float32 or float64.
     """
 
-    batch: int
-    rows: int
-    columns: int
-    dtype: torch.dtype
-    device: torch.device
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Elements per sample at the output end, m."""
+        ...
+
+    @property
+    def columns(self) -> int:
+        """Elements per sample at the input end, n."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where."""
+        ...
 
     def apply(self, vectors: Tensor) -> Tensor:
         """J v: (batch, columns, r) -> (batch, rows, r)."""

@@ -22,7 +22,7 @@ from signalprop.jacobian.chain import Chain
 from signalprop.jacobian.graded import Decomposition
 from signalprop.jacobian.operator import Operator
 from signalprop.jacobian.probes import generator_of
-from signalprop.jacobian.sweeps import Sweep, Sweeper
+from signalprop.jacobian.sweeps import Sweep, Sweeper, padded
 
 #: vectors beyond the r that are asked for
 OVERSAMPLE = 8
@@ -40,7 +40,8 @@ class LogSpectrum:
             and for all other values.
         profile: (batch, L + 1, r), ln of how long each right singular direction, freed from those
             before it, is at the input (0) and after every block (in the end `log_values`): the
-            running sum of ln |R_ii|. None where it was not asked for.
+            running sum of ln |R_ii|. What that sweep ends apart from `log_values` is part of
+            `errors`, and is spread evenly over the blocks. None where it was not asked for.
         tol: nats that were asked for.
         sweeps: passes through all blocks, up or down.
         vectors: vectors sent through the whole chain, all sweeps together: the cost in backward
@@ -70,7 +71,7 @@ def log_spectrum(
     profile: bool = True,
     generator: torch.Generator | None = None,
 ) -> LogSpectrum:
-    """ln s_i of J = J_L ... J_1 for every sample, however many decades they span.
+    """Natural logs ln s_i of J = J_L ... J_1 for every sample, however many decades they span.
 
     Errors: rounding of a block's own arithmetic cannot be undone: a block that shrinks a direction
     to eps of its norm loses it. For r below the narrowest width the values converge from below, by
@@ -100,11 +101,12 @@ def log_spectrum(
             numbers are not finite.
 
     Example:
+        >>> import math
         >>> import torch
         >>> from signalprop.jacobian.operator import Dense
-        >>> shrink = Dense(torch.diag(torch.tensor([1.0, 0.1]))[None])
-        >>> log_spectrum([shrink] * 50).log_values / torch.log(torch.tensor(10.0))
-        tensor([[  0., -50.]], dtype=torch.float64)
+        >>> block = Dense(torch.diag(torch.tensor([2.0, 0.1], dtype=torch.float64))[None])
+        >>> (log_spectrum([block] * 50).log_values / math.log(10)).round(decimals=3)
+        tensor([[ 15.0510, -50.0000]], dtype=torch.float64)
     """
     chain = Chain(blocks)
     widths = chain.widths
@@ -126,13 +128,13 @@ def log_spectrum(
     while True:
         found = way.sweep(basis, down=down)
         done += 1
-        parts = found.graded.decompose()
-        values = _padded(parts.log_values, c)
+        exact = exact_after is not None and done >= exact_after
+        parts = found.graded.decompose(rotate=profile and exact)
+        values = padded(parts.log_values, c)
         unfinished = torch.full_like(values, torch.inf)
-        if exact_after is not None:
-            if done >= exact_after:
-                unfinished = torch.zeros_like(values)
-        elif before is not None:
+        if exact:
+            unfinished = torch.zeros_like(values)
+        elif exact_after is None and before is not None:
             unfinished = _unfinished(values, before)
         finished = bool((unfinished[:, :r] <= tol * math.log(10) / 2).all())
         if finished or done == max_sweeps:
@@ -141,11 +143,12 @@ def log_spectrum(
     along: Tensor | None = None
     apart = torch.zeros_like(values)
     if profile:
-        parts = found.graded.decompose(rotate=True)
-        values = _padded(parts.log_values, c)
-        along, apart = _profile(way, parts, found, basis, down)
+        if parts.left is None:
+            parts = found.graded.decompose(rotate=True)
+            values = padded(parts.log_values, c)
+        along, apart = _profile(way, parts, found, basis, down, c)
         done += 1
-    inside = _padded(found.rounding + parts.coupling.square(), c, 0.0)
+    inside = padded(found.rounding + parts.coupling.square(), c, 0.0)
     errors = (inside + unfinished.square() + apart.square()).sqrt()
     order = values.argsort(dim=-1, descending=True, stable=True)[:, :r]
     values, errors = values.gather(1, order), errors.gather(1, order)
@@ -171,24 +174,19 @@ def _unfinished(values: Tensor, before: Tensor) -> Tensor:
     return change / (1 - rate)
 
 
-def _padded(values: Tensor, c: int, fill: float = -torch.inf) -> Tensor:
-    """(batch, rows) -> (batch, c)."""
-    return torch.nn.functional.pad(values, (0, c - values.shape[1]), value=fill)
-
-
 def _profile(
-    way: Sweeper, parts: Decomposition, found: Sweep, basis: Tensor, down: bool
+    way: Sweeper, parts: Decomposition, found: Sweep, basis: Tensor, down: bool, c: int
 ) -> tuple[Tensor, Tensor]:
     """One more sweep, up, from the right singular vectors: profile and what it ends apart from."""
-    assert parts.left is not None and parts.right is not None
+    assert parts.left is not None
+    assert parts.right is not None
     V = found.X @ parts.left if down else basis @ parts.right
-    c = basis.shape[2]
     if V.shape[2] < c:  # and any directions for those that are lost
         more = way.start(V.shape[1], c - V.shape[2], generator_of(None)).expand(len(V), -1, -1)
         V = torch.cat([V, more], 2)
     V = torch.linalg.qr(V)[0]
     along = torch.stack(way.sweep(V, down=False, follow=True).along, 1)
-    values, end = _padded(parts.log_values, c), along[:, -1]
+    values, end = padded(parts.log_values, c), along[:, -1]
     both = torch.isfinite(values) & torch.isfinite(end)
     apart = torch.where(both, values - end, 0)
     share = torch.linspace(0, 1, along.shape[1], dtype=along.dtype, device=along.device)

@@ -21,7 +21,7 @@ from signalprop.jacobian.operator import working
 #: width up to which vectors are kept in float64 and orthonormal, by QR at every block; beyond it
 #: they are kept independent by elimination, every few blocks, which is several times faster
 CAREFUL = 256
-#: sqrt(n) roundings of a column: what is as near as that to depending on others depends on them
+#: sqrt(n + 64) roundings of a column: what is as near as that to depending on others does depend
 #: (largest seen of such columns: 0.3)
 _ZERO = 0.5
 #: roundings of a block's product in the direction of a pivot, from experiment
@@ -107,7 +107,7 @@ class Sweeper:
                 Y = step(Y).to(self.dtype)
                 self.sent += X.shape[2]
                 if follow:
-                    here.append(_padded(A.log_scale + _lengths(Y).log(), c))
+                    here.append(padded(A.log_scale + _lengths(Y).log(), c))
             if take > 1 and not bool(torch.isfinite(Y).all()):
                 take, failed = 1, failed + 1  # too large together
                 continue
@@ -119,16 +119,16 @@ class Sweeper:
             X_next, R = _orthonormal(Y) if whole else _eliminated(Y)
             was = torch.isfinite(scaled.log_scale)
             reach = _reach(R, size, was, self.eps)
-            zero = _ZERO * self.eps * Y.shape[1] ** 0.5
+            zero = _ZERO * self.eps * (Y.shape[1] + 64) ** 0.5
             keep = was & (reach > zero)
             if take > 1 and bool((was & ~keep).any()):
                 take, failed = 1, failed + 1  # blocks taken together hide what one alone resolves
                 continue
             lost = (scaled.log_scale + (zero * size).log()).masked_fill(keep | ~was, -torch.inf)
             floor = torch.maximum(floor + grown.amax(-1, keepdim=True), lost.amax(-1, keepdim=True))
-            share = torch.where(keep, (_ROUNDINGS * self.eps / reach).square(), 0)
+            share = torch.where(keep, _ROUNDINGS * self.eps / reach, 0)
             # a direction takes on some of its neighbours' errors as later blocks turn it
-            rounding = rounding + share + share.mean(-1, keepdim=True)
+            rounding = rounding + share.square() + share.mean(-1, keepdim=True).square()
             rows = _rows(keep)
             X, keep, rounding = X_next[:, :, :rows], keep[:, :rows], rounding[:, :rows]
             A = scaled.scaled_by(R[:, :rows], keep) if follow else scaled.under(R[:, :rows], keep)
@@ -143,9 +143,9 @@ class Sweeper:
         return Sweep(X, A, rounding, floor, along)
 
 
-def _padded(values: Tensor, c: int) -> Tensor:
-    """(batch, rows) -> (batch, c), with -inf."""
-    return torch.nn.functional.pad(values, (0, c - values.shape[1]), value=-torch.inf)
+def padded(values: Tensor, c: int, fill: float = -torch.inf) -> Tensor:
+    """(batch, rows) -> (batch, c)."""
+    return torch.nn.functional.pad(values, (0, c - values.shape[1]), value=fill)
 
 
 def _rows(keep: Tensor) -> int:
