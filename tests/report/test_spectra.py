@@ -212,7 +212,8 @@ def test_certificate_against_what_was_measured():
     assert "nothing is promised from below" in strong
     assert "zero and" not in strong
     few = dataclasses.replace(made, certificate=dataclasses.replace(made.certificate, blocks=9))
-    assert "3 other blocks between the ends count with their own smallest" in said.certificate_sentence(few)
+    said_of_few = said.certificate_sentence(few)
+    assert "3 other blocks between the ends count with their own smallest" in said_of_few
     assert said.certificate_sentence(MADE["mlp"]) == ""
 
 
