@@ -11,10 +11,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from signalprop.capture.observe import unwrapped
 from signalprop.capture.sandbox import untouched
@@ -76,7 +78,8 @@ def expect(trace: Trace, model: nn.Module) -> dict[str, BlockExpectation]:
     """
     model = unwrapped(model)
     # a parametrised weight is computed when it is read, and may write to buffers as it is
-    with untouched(model), torch.no_grad():
+    parametrised = any(is_parametrized(module) for module in model.modules())
+    with untouched(model) if parametrised else nullcontext(), torch.no_grad():
         modules = dict(model.named_modules())
         return {block.end: _of_block(block, trace, modules) for block in trace.blocks}
 
