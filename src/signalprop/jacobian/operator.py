@@ -302,17 +302,22 @@ class Jacobian:
 
 
 def _gradient(output: Any, wanted: Any, given: Tensor, batched: bool) -> Tensor | None:
+    reached = True
+
+    def one(vector: Tensor) -> Tensor:
+        nonlocal reached
+        (found,) = torch.autograd.grad(
+            [output], [wanted], [vector], retain_graph=True, allow_unused=True
+        )
+        reached = found is not None
+        return vector if found is None else found
+
     with warnings.catch_warnings():
         # batching rules that torch lacks: slower, not wrong
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        return torch.autograd.grad(
-            [output],
-            [wanted],
-            [given],
-            retain_graph=True,
-            allow_unused=True,
-            is_grads_batched=batched,
-        )[0]
+        # knows more operations than `is_grads_batched`
+        found = torch.func.vmap(one)(given) if batched else one(given)
+    return found if reached else None
 
 
 def _signs(end: End) -> Tensor:
