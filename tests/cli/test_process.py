@@ -43,6 +43,10 @@ def process(*words, **environment):
         ["rules", "--help"],
         ["explain", "--help"],
         ["study", "--help"],
+        ["spectrum", "--help"],
+        ["theory", "--help"],
+        ["theory", "defaults", "--help"],
+        ["theory", "phase", "--help"],
         ["diagnose", "no/such/file.py:build"],
     ],
     ids=" ".join,
@@ -64,9 +68,12 @@ def test_answers_without_torch(words):
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("command", ["diagnose", "trace", "rules", "explain", "study", None])
+@pytest.mark.parametrize(
+    "command",
+    "|diagnose|trace|spectrum|rules|explain|study|theory|theory defaults|theory phase".split("|"),
+)
 def test_help(command):
-    ran = process(*filter(None, [command, "--help"]))
+    ran = process(*command.split(), "--help")
     assert ran.returncode == 0
     assert ran.stdout.startswith(" ".join(filter(None, ["Usage: signalprop", command])))
     assert f"signalprop {command or 'diagnose'}" in ran.stdout.partition("Examples:")[2]

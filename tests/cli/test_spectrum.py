@@ -44,21 +44,21 @@ def test_defaults(run, train, calls):
     assert type(calls.pop("model")).__name__ == "Sequential"
     assert calls == {
         "of": None, "wrt": None, "k": 8, "smallest": 0, "whole": None, "blocks": True,
-        "distribution": False,
+        "distribution": False, "profile": True,
         "samples": 8, "batch_norm": "frozen", "batch_dim": 0, "seed": 0,
     }  # fmt: skip
 
 
 def test_every_option_is_passed_on(run, train, calls):
-    words = "--of 2 --wrt 0 --k 3 --smallest 2 --whole --distribution --no-blocks --samples 5"
-    words += " --batch-norm eval --seed 7"
+    words = "--of 2 --wrt 0 --k 3 --smallest 2 --whole --distribution --no-blocks --no-profile"
+    words += " --samples 5 --batch-norm eval --seed 7"
     ran = run("spectrum", "train.py:build", *words.split())
     assert ran.status == 0, ran.err
     for name in ("model", "batch", "loss"):
         calls.pop(name)
     assert calls == {
         "of": "2", "wrt": "0", "k": 3, "smallest": 2, "whole": True, "blocks": False,
-        "distribution": True,
+        "distribution": True, "profile": False,
         "samples": 5, "batch_norm": "eval", "batch_dim": 0, "seed": 7,
     }  # fmt: skip
 

@@ -95,6 +95,9 @@ def test_blocks_multiply_to_the_whole():
     assert profile.shape == (8, 13, 20)
     np.testing.assert_allclose(profile[:, 0], 0, atol=1e-12)
     np.testing.assert_allclose(profile[:, -1], found.deep.log_values, atol=0.2)
+    values = sp.spectrum(model, x, profile=False).deep
+    assert values.profile is None
+    np.testing.assert_allclose(values.log_values, found.deep.log_values, atol=1e-6)
 
 
 def test_the_sweeps_know_what_one_matrix_loses():

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from signalprop.jacobian.bounds import certificate
 from signalprop.jacobian.spectra import (
     BlockSpectrum,
-    Certificate,
     DeepSpectrum,
     Estimate,
     Spectra,
@@ -99,21 +99,16 @@ def deep_mlp(layers: int = 30, width: int = 24, gain: float = 1.0) -> Spectra:
 def residual(layers: int = 12, width: int = 16, strength: float = 0.4) -> Spectra:
     """Blocks I + X; a strength below 1/2 lets the certificate promise something from below."""
     random = np.random.default_rng(1)
-    names, blocks, maps, norms = ["embed"], [], [], []
+    names, blocks, maps = ["embed"], [], []
     for i in range(layers):
         X = random.normal(size=(SAMPLES, width, width)) * strength / (2 * np.sqrt(width))
         J = np.eye(width) + X
         names.append(f"h.{i}.add")
         branch = spectrum(X, *names[-2:])
         maps.append(J)
-        norms.append(branch.largest)
         blocks.append(BlockSpectrum(names[-2], names[-1], True, spectrum(J, *names[-2:]), branch))
-    s = np.array(norms)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low = np.where((s >= 1).any(axis=0), -np.inf, np.log(1 - s).sum(axis=0))
     made = _whole(blocks, maps, names, "Residual")
-    certificate = Certificate(layers, low, np.log1p(s).sum(axis=0))
-    return dataclasses.replace(made, certificate=certificate)
+    return dataclasses.replace(made, certificate=certificate(blocks))
 
 
 def conv(blocks: int = 8) -> Spectra:

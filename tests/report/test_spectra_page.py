@@ -11,7 +11,7 @@ from tests.report.test_html import Outline
 from signalprop.jacobian.spectra import BlockSpectrum, Distribution
 from signalprop.report import notebook, page
 from signalprop.report.spectra.along import along
-from signalprop.report.spectra.branches import branches, low_bound, violations
+from signalprop.report.spectra.branches import band, branches, violations
 from signalprop.report.spectra.ends import ends
 from signalprop.report.spectra.profile import profile
 
@@ -185,7 +185,7 @@ class TestBranches:
     def test_the_right_index_holds_and_the_printed_one_does_not(self):
         for block in RESIDUAL.blocks:
             s, x = block.spectrum, block.branch
-            assert (s.values >= low_bound(s, x) - 1e-12).all()
+            assert (s.values >= band(s, x).low - 1e-12).all()
             assert (s.values <= 1 + x.values + 1e-12).all()
         # X = diag(-1, 0): s(I + X) = (1, 0), and 1 - s_2(X) = 1 > 0
         X = np.diag([-1.0, 0.0])[None]
@@ -194,7 +194,7 @@ class TestBranches:
             samples.spectrum(X, "a", "b"),
         )  # fmt: skip
         assert violations(block) == (1, 2)
-        assert list(low_bound(block.spectrum, block.branch)[0]) == [1, 0]
+        assert list(band(block.spectrum, block.branch).low[0]) == [1, 0]
 
     def test_one_block_at_a_time(self):
         figure = branches(RESIDUAL.blocks)
@@ -245,3 +245,9 @@ def test_notebook():
     assert "×28" in text
     assert found.tags.count("svg") == 6
     assert "Log-spectrum over 60 blocks" in text
+
+
+def test_no_profile_no_section():
+    bare = dataclasses.replace(MLP, deep=dataclasses.replace(MLP.deep, profile=None))
+    assert "How every direction fares" in said(outline(MLP))
+    assert "How every direction fares" not in said(outline(bare))

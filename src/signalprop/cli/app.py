@@ -203,6 +203,7 @@ def spectrum(
     whole: Annotated[bool, Parameter(group=JACOBIAN)] = False,
     distribution: Annotated[bool, Parameter(group=JACOBIAN)] = False,
     no_blocks: Annotated[bool, Parameter(group=JACOBIAN)] = False,
+    no_profile: Annotated[bool, Parameter(group=JACOBIAN)] = False,
     samples: Annotated[int, Parameter(group=JACOBIAN)] = 8,
     batch_norm: Annotated[Literal["frozen", "eval"], Parameter(group=JACOBIAN)] = "frozen",
 ) -> int:
@@ -221,6 +222,7 @@ def spectrum(
         whole: All singular values, whatever it costs; otherwise up to a few hundred.
         distribution: Estimate how all are distributed, where only some are measured.
         no_blocks: Leave out the blocks in between.
+        no_profile: Do not follow every direction over depth: faster where layers are wide.
         samples: So many samples of the batch.
         batch_norm: BatchNorm's statistics: the batch's own, held fixed, or the running ones.
 
@@ -245,6 +247,7 @@ def spectrum(
             smallest=smallest,
             whole=whole or None,
             blocks=not no_blocks,
+            profile=not no_profile,
             distribution=distribution,
             samples=samples,
             batch_norm=batch_norm,

@@ -180,7 +180,7 @@ class DeepSpectrum:
         log_values: ln s_i, largest first, -inf where exactly zero, (samples, r).
         errors: how far each may be off, in nats, (samples, r).
         profile: running sum of ln |R_ii| over depth, (samples, len(sites), r): how every direction
-            fares from the input up.
+            fares from the input up; None where it was not asked for.
         whole: whether all singular values are there.
         sweeps: how many sweeps were made.
     """
@@ -188,7 +188,7 @@ class DeepSpectrum:
     sites: tuple[str, ...]
     log_values: np.ndarray
     errors: np.ndarray
-    profile: np.ndarray
+    profile: np.ndarray | None
     whole: bool
     sweeps: int
 

@@ -15,6 +15,7 @@ from signalprop.capture.trace import Block
 from signalprop.errors import SignalpropError
 from signalprop.jacobian import exact, krylov, norms
 from signalprop.jacobian.between import Between, between
+from signalprop.jacobian.bounds import certificate
 from signalprop.jacobian.chain import MinusIdentity
 from signalprop.jacobian.density import density
 from signalprop.jacobian.diagonal import diagonal_of
@@ -23,7 +24,6 @@ from signalprop.jacobian.operator import Jacobian, Operator, working
 from signalprop.jacobian.product import log_spectrum
 from signalprop.jacobian.spectra import (
     BlockSpectrum,
-    Certificate,
     DeepSpectrum,
     Distribution,
     Estimate,
@@ -56,6 +56,7 @@ def spectrum(
     smallest: int = 0,
     whole: bool | None = None,
     blocks: bool = True,
+    profile: bool = True,
     distribution: bool = False,
     samples: int | None = 8,
     batch_norm: str = "frozen",
@@ -80,6 +81,8 @@ def spectrum(
         whole: whether to measure all of them; None does where there are at most 512 and the
             matrices take less than 256 MiB.
         blocks: whether to measure every block, and their product by sweeps.
+        profile: whether to follow every direction of that product over depth; one more sweep,
+            beyond 256 directions several times as dear as the others.
         distribution: whether to estimate how all values are distributed where `whole` is not given.
         samples: of how many samples of the batch, spread over it; None takes all.
         batch_norm: `frozen` holds BatchNorm at the statistics of this batch, `eval` at the running
@@ -140,8 +143,8 @@ def spectrum(
                 skipped[block.end] = str(error)
         if len(inside) > 1 and not skipped:
             say("the product of all blocks, in sweeps")
-            deep = _deep(live, inside, k, whole, plan.generator)
-            promise = _promise(found)
+            deep = _deep(live, inside, plan, profile)
+            promise = certificate(found)
         return Spectra(
             model=live.trace.model,
             samples=live.batch,
@@ -283,59 +286,21 @@ def _all(op: Operator, whole: bool | None) -> bool:
 
 
 def _deep(
-    live: Between,
-    inside: tuple[Block, ...],
-    k: int,
-    whole: bool | None,
-    generator: torch.Generator,
+    live: Between, inside: tuple[Block, ...], plan: _Plan, profile: bool
 ) -> DeepSpectrum:
     operators = [live.jacobian(block.end, block.start) for block in inside]
     narrow = min(operators[0].columns, *(op.rows for op in operators))
-    every = narrow <= WIDE if whole is None else whole
-    r = narrow if every else min(k, narrow)
-    found = log_spectrum(operators, r, generator=generator)
-    profile = found.profile
-    assert profile is not None
+    every = narrow <= WIDE if plan.whole is None else plan.whole
+    r = narrow if every else min(plan.k, narrow)
+    found = log_spectrum(operators, r, profile=profile, generator=plan.generator)
     return DeepSpectrum(
         sites=(inside[0].start, *(block.end for block in inside)),
         log_values=_np(found.log_values),
         errors=_np(found.errors),
-        profile=_np(profile),
+        profile=None if found.profile is None else _np(found.profile),
         whole=r == min(operators[0].columns, operators[-1].rows),
         sweeps=found.sweeps,
     )
-
-
-def _promise(found: list[BlockSpectrum]) -> Certificate | None:
-    """Bounds on the whole from each block by itself.
-
-    s_min(AB) >= s_min(A) s_min(B) needs widths that only grow or only shrink: else one of the two
-    can lose what the other keeps.
-
-    Returns:
-        The bounds; None without a residual block.
-    """
-    if all(block.branch is None for block in found):
-        return None
-    low, high = 0.0, 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for block in found:
-            own = block.spectrum
-            if block.branch is not None:
-                norm = block.branch.largest
-                low = low + np.log(np.maximum(1 - norm, 0))
-                high = high + np.log1p(norm)
-            else:
-                least = own.values[:, -1] if own.whole else np.zeros(own.samples)
-                if own.smallest.shape[1]:
-                    least = own.smallest[:, 0]
-                low = low + np.log(least)
-                high = high + np.log(own.largest)
-    widths = [found[0].spectrum.columns, *(block.spectrum.rows for block in found)]
-    if widths not in (sorted(widths), sorted(widths, reverse=True)):
-        low = np.full(found[0].spectrum.samples, -np.inf)
-    count = sum(block.branch is not None for block in found)
-    return Certificate(count, np.asarray(low), np.asarray(high))
 
 
 def _np(x: Tensor) -> np.ndarray:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from signalprop.jacobian.bounds import ky_fan_band, printed_band
 from signalprop.jacobian.spectra import Spectra
 from signalprop.jacobian.spectrum import spectrum
 from signalprop.studies.cured import STACKS, Stack, scaled, train
@@ -73,7 +74,8 @@ class Count:
             Where the printed lower half is violated, (matrices, n).
         """
         n, scale = J.shape[1], 1 + X[:, :1]
-        upper, printed, correct = J - 1 - X, 1 - X - J, 1 - X[:, ::-1] - J
+        band = ky_fan_band(X)
+        upper, printed, correct = J - band.high, printed_band(X).low - J, band.low - J
         broken = printed > ROUNDING * scale
         self.tested += J.size
         self.upper += int((upper > ROUNDING * scale).sum())
@@ -222,9 +224,10 @@ def one_block(J: np.ndarray, X: np.ndarray) -> list[Series]:
     """All values of one block and one sample between their bounds."""
     J, X, n = J[0], X[0], J.shape[1]
     pick = np.unique(np.linspace(0, n - 1, 33).astype(int))
+    band = ky_fan_band(X)
     lines = {
-        "s_i(I + X)": J, "1 + s_i(X)": 1 + X, "1 - s_i(X), as printed": 1 - X,
-        "1 - s_(n-i+1)(X)": 1 - X[::-1],
+        "s_i(I + X)": J, "1 + s_i(X)": band.high,
+        "1 - s_i(X), as printed": printed_band(X).low, "1 - s_(n-i+1)(X)": band.low,
     }  # fmt: skip
     return [
         Series("One trained block of an MLP", name, tuple(map(float, pick + 1)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from signalprop.jacobian.bounds import Band, ky_fan_band, printed_band, weyl_band
 from signalprop.jacobian.spectra import BlockSpectrum, Spectrum
 from signalprop.report import words
 from signalprop.report.chart import COLOURS, DELTA, ERROR, MARKED, safe
@@ -77,15 +78,15 @@ def violations(block: BlockSpectrum) -> tuple[int, int]:
     if x is None:
         return 0, 0
     k = min(s.values.shape[1], x.values.shape[1])
-    below = s.values[:, :k] < 1 - x.values[:, :k] - SLACK
+    below = s.values[:, :k] < printed_band(x.values[:, :k]).low - SLACK
     return int(below.sum()), below.size
 
 
-def low_bound(s: Spectrum, x: Spectrum) -> np.ndarray:
-    """1 - s_{n-i+1}(X) for the known i, at least 0; with s_1(X) where not all of X is known."""
-    k = s.values.shape[1]
-    norms = x.values[:, ::-1][:, :k] if x.whole else np.repeat(x.values[:, :1], k, axis=1)
-    return np.maximum(1 - norms, 0.0)
+def band(s: Spectrum, x: Spectrum) -> Band:
+    """Ky Fan's for the known i; Weyl's where not all of X is known. Below 0 it is 0."""
+    k = min(s.values.shape[1], x.values.shape[1])
+    found = (ky_fan_band if x.whole else weyl_band)(x.values)
+    return Band(np.maximum(found.low[:, :k], 0.0), found.high[:, :k])
 
 
 def _named(block: BlockSpectrum) -> str:
@@ -107,9 +108,9 @@ def _traces(block: BlockSpectrum) -> list[go.Scatter]:
     where = [int(i) + 1 for i in at]
     # a median over the samples keeps an inequality that holds in each of them
     values = middles(s.values)[at]
-    high = 1 + middles(x.values)[at]
-    low = middles(low_bound(s, x))[at]
-    printed = np.maximum(1 - middles(x.values)[at], 0.0)
+    bounds = band(s, x)
+    high, low = middles(bounds.high)[at], middles(bounds.low)[at]
+    printed = np.maximum(middles(printed_band(x.values).low)[at], 0.0)
     failed, of = violations(block)
     told = f"fails for {failed:,} of {of:,}" if failed else "not broken here"
     bound = "1 - s_(n-i+1)(X) to 1 + s_i(X)" if x.whole else "1 - s_1(X) to 1 + s_i(X)"

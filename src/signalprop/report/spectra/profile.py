@@ -20,17 +20,20 @@ if TYPE_CHECKING:
 LINES = 12
 
 
-def profile(deep: DeepSpectrum) -> go.Figure:
+def profile(deep: DeepSpectrum) -> go.Figure | None:
     """Running sum of ln |R_ii| of every direction over the depth.
 
     Args:
         deep: the log-spectrum.
 
     Returns:
-        One panel: a line for each of a few directions, else bands with the first and the last.
+        One panel: a line for each of a few directions, else bands with the first and the last;
+        None where it was not measured.
     """
     from plotly.subplots import make_subplots
 
+    if deep.profile is None or not deep.profile.shape[2]:
+        return None
     ways = _middle(deep.profile)  # (sites, directions)
     figure = make_subplots(rows=1, cols=1)
     names = list(deep.sites)

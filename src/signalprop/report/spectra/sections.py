@@ -41,12 +41,13 @@ def blocks(spectra: Spectra) -> list[go.Figure | str]:
     if spectra.blocks:
         result += ["<h2>Block by block</h2>", f"<p class='soft'>{_how_blocks(spectra)}</p>"]
         result.append(along(spectra.blocks))
-    if deep is not None and deep.profile.shape[1] > 1 and deep.profile.shape[2]:
+    ways = profile(deep) if deep is not None else None
+    if ways is not None:
         result += [
             "<h2>How every direction fares</h2>",
             "<p class='soft'>A direction that keeps its length stays at 0. Where the lines part, "
             "the network begins to prefer some directions to others.</p>",
-            profile(deep),
+            ways,
         ]
     figure = branches(spectra.blocks)
     certificate = said.certificate_sentence(spectra)
