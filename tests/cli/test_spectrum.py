@@ -69,6 +69,13 @@ def test_random_data(run, train, calls):
     assert tuple(calls["batch"][0].shape) == (5, 6)
 
 
+def test_no_labels_are_needed(run, train, calls):
+    ran = run("spectrum", "train.py:net", "--input", "5x6")
+    assert ran.status == 0, ran.err
+    assert tuple(calls["batch"].shape) == (5, 6)
+    assert calls["loss"] is None
+
+
 def test_json_and_html(run, train, calls, folder):
     ran = run("spectrum", "train.py:build", "--json", "--html", "jacobians.html")
     found = json.loads(ran.out)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -345,6 +346,9 @@ def test_verdict_adds_how_far_the_signal_gets():
     found = run("mlp-layer-norm-60")
     assert found.verdict.startswith("Inputs become indistinguishable")
     assert " In all, the error signal " in found.verdict
+    # a ratio of norms alone would pass: directions and samples are weighed with it
+    assert re.search(r"the weakest of 8 directions comes back at \de-\d\d of", found.verdict)
+    assert re.search(r"two samples goes from -?0.\d\d to (1|0.99)", found.verdict)
     assert found.verdict.endswith(".")
     assert ".." not in found.verdict
 

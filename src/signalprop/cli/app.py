@@ -188,7 +188,7 @@ def trace(target: Path, /, options: Options = DEFAULTS) -> int:
 
     signalprop spectrum train.py:build --html spectrum.html
     signalprop spectrum train.py:build --of layer4 --wrt layer1 --smallest 2
-    signalprop spectrum models.py:Net --input 8x3x32x32 --classes 10 --k 4
+    signalprop spectrum models.py:Net --input 8x3x32x32 --k 4
 """,
 )
 def spectrum(
@@ -256,7 +256,7 @@ def spectrum(
             progress=phase,
         )
 
-    found = session.measured(str(target), options, measure)
+    found = session.measured(str(target), options, measure, needs_loss=False)
     if options.json:
         screen.write_json(found.to_dict())
     elif options.quiet:

@@ -80,6 +80,7 @@ def complete(
     vocab: int | None = None,
     batch_dim: int = 0,
     seed: int = 0,
+    needs_loss: bool = True,
 ) -> Built:
     """Give a model without data random inputs, and labels where it has no loss of its own.
 
@@ -93,6 +94,7 @@ def complete(
         vocab: integer inputs are below it; None looks at the model's embeddings.
         batch_dim: dimension of the samples.
         seed: seed of the data.
+        needs_loss: whether nothing can be measured without one.
 
     Returns:
         The same with a batch and a loss.
@@ -118,13 +120,16 @@ def complete(
     inputs = _draw([parse(text) for text in shapes], made.model, vocab, generator)
     needs_target = batches.takes_target(made.loss)
     if classes is None:
+        data = inputs[0] if len(inputs) == 1 else tuple(inputs)
+        if not needs_loss:
+            return replace(made, batch=data, loss=None)
         if needs_target:
             raise TargetError(
                 f"the loss of {made.source} compares with a target; add --classes N for random "
                 "labels, or return a batch (inputs, target)"
             )
         _check_own_loss(made, inputs, batch_dim)
-        return replace(made, batch=inputs[0] if len(inputs) == 1 else tuple(inputs))
+        return replace(made, batch=data)
     if made.loss is not None and not needs_target:
         raise TargetError(f"the loss of {made.source} takes no target; leave out --classes")
     loss = made.loss or F.cross_entropy

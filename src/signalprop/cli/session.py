@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 Phase = Callable[[str], None]
 
 
-def measured(text: str, asked: Options, measure: Callable[[Built, Phase], Any]) -> Any:
+def measured(
+    text: str,
+    asked: Options,
+    measure: Callable[[Built, Phase], Any],
+    *,
+    needs_loss: bool = True,
+) -> Any:
     """Load a target, measure it, and show the result.
 
     Args:
         text: the target as written.
         asked: the options.
         measure: makes the result from what was built; is given a function to tell phases to.
+        needs_loss: whether it needs a loss.
 
     Returns:
         The result, already printed and saved as asked for.
@@ -52,6 +59,7 @@ def measured(text: str, asked: Options, measure: Callable[[Built, Phase], Any]) 
                 vocab=asked.vocab,
                 batch_dim=asked.batch_dim,
                 seed=asked.seed,
+                needs_loss=needs_loss,
             )
             inputs.check_finite(made)
             if asked.device is not None:

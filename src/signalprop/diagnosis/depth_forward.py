@@ -163,8 +163,8 @@ def indistinguishable(
     lost = after < distance and not pulled
     if not (lost or (after < collapsed * before and after < near)):
         return
-    start, last = _ends(evidence.later)
-    when = "" if lost and before < distance else " after a few updates on copies"
+    start, last = ends(evidence.later)
+    when = "" if lost and before < distance else "after a few updates on copies, "
     yield finding(
         indistinguishable,
         sites=(last.name,),
@@ -172,9 +172,9 @@ def indistinguishable(
         unit="of the distance at the input",
         threshold=distance if lost else near,
         explanation=(
-            f"two samples that have a mean cosine of {start.activation.cosine:.3f} at {start.name} "
-            f"have {_cosine(last.activation.cosine)} at {last.name}, the last activation before "
-            f"the head{when}"
+            f"{when}two samples that have a mean cosine of {start.activation.cosine:.3f} at "
+            f"{start.name} have {cosine(last.activation.cosine)} at {last.name}, the last "
+            "activation before the head"
         ),
     )
 
@@ -190,7 +190,7 @@ def relative_distance(trace: Trace, samples: int = 4) -> float:
     """
     if trace.batch < samples:
         raise NotApplicable(f"needs at least {samples} samples, got {trace.batch}")
-    start, last = _ends(trace)
+    start, last = ends(trace)
     if math.isnan(start.activation.cosine) or math.isnan(last.activation.cosine):
         raise NotApplicable("the samples lie in one row, or an activation is not finite")
     if last.activation.rms == 0:
@@ -201,14 +201,23 @@ def relative_distance(trace: Trace, samples: int = 4) -> float:
     return max(1 - last.activation.cosine, 0.0) / far
 
 
-def _ends(trace: Trace) -> tuple[Site, Site]:
+def ends(trace: Trace) -> tuple[Site, Site]:
+    """The first and the last hidden activation of the spine.
+
+    Returns:
+        Their sites.
+
+    Raises:
+        NotApplicable: there are none.
+    """
     sites = spine.hidden(trace)
     if len(sites) < 2:
         raise NotApplicable("no hidden activation on the spine")
     return sites[0], sites[-1]
 
 
-def _cosine(value: float) -> str:
+def cosine(value: float) -> str:
+    """`0.4567`, `1 - 5e-05`."""
     if 1 - value < 1e-6:
         return "1 to within rounding"
     return f"1 - {1 - value:.0e}" if 1 - value < 1e-3 else f"{value:.4f}"
@@ -257,7 +266,7 @@ def token_collapse(evidence: Evidence, *, distance: float = 1e-2) -> Iterator[Fi
         threshold=distance,
         explanation=(
             f"the tokens of a sample have a mean cosine of {_token_cosine(first):.3f} at "
-            f"{first.name} and {_cosine(_token_cosine(last))} at {last.name}"
+            f"{first.name} and {cosine(_token_cosine(last))} at {last.name}"
         ),
     )
 

@@ -150,7 +150,7 @@ def rank_collapse(evidence: Evidence, *, ratio: float = 1e-4) -> Iterator[Findin
             threshold=ratio,
             explanation=(
                 f"from {end.wrt} to {end.of} the largest singular value of the Jacobian is "
-                f"{end.largest:.2g}, the second {_small(end.ratios[1])} of it: the network hands "
+                f"{end.largest:.2g}, the second {small(end.ratios[1])} of it: the network hands "
                 "on one direction and loses all others, whatever the norm of its gradient"
             ),
         )
@@ -213,14 +213,17 @@ def isometry_lost(
             threshold=ratio,
             explanation=(
                 f"of eight directions that go back from {end.of} to {end.wrt} the strongest "
-                f"arrives with {end.largest:.2g}, the weakest with {_small(end.ratios[-1])} of "
+                f"arrives with {end.largest:.2g}, the weakest with {small(end.ratios[-1])} of "
                 "that: what lies along it is learned as much more slowly"
             ),
         )
 
 
-def _small(ratio: float) -> str:
-    return f"{ratio:.0e}" if ratio > 1e-7 else "nothing to within rounding"
+def small(ratio: float) -> str:
+    """A share of something in float32."""
+    if ratio >= 0.01:
+        return f"{ratio:.2g}"
+    return f"{ratio:.0e}" if ratio > 1e-7 else "less than 1e-07"
 
 
 LEADING_RULES: tuple[Rule, ...] = (rank_collapse, isometry_lost)

@@ -6,8 +6,11 @@ import math
 
 from signalprop.capture.kinds import KIND_LABELS
 from signalprop.capture.trace import Trace
+from signalprop.diagnosis.depth_forward import cosine, ends
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
+from signalprop.diagnosis.leading import small
+from signalprop.diagnosis.rule import NotApplicable
 
 #: causes before their consequences: a wrong program explains what it does to the signal
 _ORDER = (
@@ -37,10 +40,38 @@ def split_sentence(trace: Trace) -> str:
     )
 
 
+def weighed(trace: Trace, evidence: Evidence) -> str:
+    """Beside its length: whether the signal keeps its directions, and samples apart, or `""`.
+
+    A good ratio of norms is necessary, not sufficient.
+
+    Returns:
+        Words that go on from those about its length.
+    """
+    told = ""
+    end = evidence.leading[0] if evidence.leading else None
+    if end is not None and len(end.ratios) > 1 and end.largest > 0:
+        told += f"; the weakest of {len(end.ratios)} directions comes back at "
+        told += f"{small(end.ratios[-1])} of the strongest"
+    try:
+        first, last = (site.activation.cosine for site in ends(trace))
+    except NotApplicable:
+        return told
+    if not math.isnan(first + last):
+        told += f"; the mean cosine of two samples goes from {first:.2f} to {_apart(last)}"
+    return told
+
+
+def _apart(value: float) -> str:
+    return cosine(value) if value > 0.99 else f"{value:.2f}"
+
+
 def of(trace: Trace, evidence: Evidence, findings: tuple[Finding, ...]) -> str:
     """The verdict."""
     issues = [f for f in findings if f.severity == "issue"]
     split = split_sentence(trace)
+    if split:
+        split += weighed(trace, evidence)
     if trace.failure is not None and issues:
         return f"{issues[0].title}: {issues[0].explanation}"
     if not issues:
