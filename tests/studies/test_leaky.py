@@ -18,12 +18,20 @@ def test_numbers(quick):
     r = quick("leaky")
     assert r.verdict == "holds in part"
     verdicts = [c.verdict for c in r.claims]
-    assert verdicts[0] == "holds"
+    assert verdicts[:3] == ["holds", "holds", "holds in part"]
     assert verdicts[-1] != "holds"
+    for kind in leaky.KINDS:
+        found = {m.name: m for m in r.measurements}[f"{kind.name}: factor per layer"]
+        assert found.value == pytest.approx(found.expected, rel=0.05), kind
+    for kind, slope in zip(leaky.OWN, (0.01, 0.2, 0.25), strict=True):
+        assert kind.start.variance * (1 + slope**2) / 2 == pytest.approx(1)
+        assert r[f"{kind.name}: factor per layer"] == pytest.approx(1, abs=0.05)
+    # the negative side alone is no cure for PyTorch's default: sqrt((1 + a^2) / 6)
+    assert r["leaky 0.2, PyTorch's default: factor per layer"] == pytest.approx(0.416, abs=0.02)
     for name, factor in (("ReLU", 0.0), ("leaky 0.01", 0.01), ("leaky 0.2", 0.2), ("PReLU", 0.25)):
-        found = r[f"{name}: factor on delta, all units below zero"]
+        found = r[f"{name}: slope below zero"]
         assert found == pytest.approx(factor, rel=1e-6)
-    assert 0 < r["ELU: factor on delta, all units below zero"] < 1
+    assert 0 < r["ELU: slope below zero"] < 1
     for setting in (ADAM, BIAS):
         # with ReLU off and silent are the same thing, with a slope they are not
         assert r[f"{setting}, ReLU: silent"] == r[f"{setting}, ReLU: off"] > 0.5
@@ -45,26 +53,48 @@ def everywhere(setting, **numbers):
 @pytest.mark.parametrize(
     ("changed", "at", "verdict"),
     [
-        ({"ReLU: factor on delta, all units below zero": 0.1}, 0, "does not hold as printed"),
-        ({"ELU: factor on delta, all units below zero": 0.0}, 0, "does not hold as printed"),
+        ({"ReLU: slope below zero": 0.1}, 0, "does not hold as printed"),
+        ({"ELU: slope below zero": 0.0}, 0, "holds in part"),
+        ({f"{k.name}: factor per layer": 0.9 for k in leaky.OWN}, 1, "does not hold as printed"),
+        ({f"{leaky.OWN[1].name}: factor per layer": 1.1}, 1, "holds in part"),
         (everywhere(ADAM, silent=0.0) | everywhere(BIAS, silent=0.0)
-         | everywhere(leaky.ORDINARY.name, silent=0.0), 1, "holds"),
-        (everywhere(BIAS, silent=0.4), 1, "does not hold as printed"),
+         | everywhere(leaky.ORDINARY.name, silent=0.0), 2, "holds"),
+        (everywhere(BIAS, silent=0.4), 2, "does not hold as printed"),
         (everywhere(ADAM, gain_over_ReLU=0.2) | {f"{ADAM}, {n}: gain, standard error": 0.01
-                                                  for n in leaky.CURES}, 2, "holds"),
-        (everywhere(ADAM, gain_over_ReLU=-0.2), 2, "does not hold as printed"),
+                                                  for n in leaky.CURES}, 3, "holds"),
+        (everywhere(ADAM, gain_over_ReLU=-0.2), 3, "does not hold as printed"),
+        ({f"{ADAM}, ReLU: off": 0.0}, 3, "does not hold as printed"),
         ({f"{leaky.ORDINARY.name}, ELU: gain over ReLU": 0.2}, -1, "holds in part"),
+        (everywhere(leaky.ORDINARY.name, gain_over_ReLU=0.0), -1, "does not hold as printed"),
     ],
 )  # fmt: skip
 def test_doctored_numbers_change_the_verdict(changed, at, verdict, quick):
     numbers = {m.name: m.value for m in quick("leaky").measurements} | changed
-    assert leaky.judge(numbers)[at].verdict == verdict
+    claims = leaky.judge(numbers)
+    assert claims[at].verdict == verdict
+    assert [bool(c.correct) for c in claims] == [c.verdict != "holds" for c in claims]
 
 
 def test_worse_is_said(quick):
     numbers = {m.name: m.value for m in quick("leaky").measurements}
     worse = {f"{ADAM}, ELU: gain over ReLU": -0.3, f"{ADAM}, ELU: gain, standard error": 0.01}
-    assert "worse: ELU" in leaky.judge(numbers | worse)[2].correct
+    assert "worse: ELU" in leaky.judge(numbers | worse)[3].correct
+
+
+def test_only_who_falls_silent_is_blamed(quick):
+    numbers = {m.name: m.value for m in quick("leaky").measurements}
+    said = leaky.judge(numbers)[2].correct
+    assert "ELU's slope e^z dies out" in said
+    said = leaky.judge(numbers | {f"{s.name}, ELU: silent": 0.0 for s in leaky.SETTINGS})[2].correct
+    assert "ELU's" not in said
+
+
+def test_a_setting_where_no_unit_dies_shows_nothing(quick):
+    numbers = {m.name: m.value for m in quick("leaky").measurements}
+    claim = leaky.judge(numbers | {f"{ADAM}, ReLU: off": 0.0})[3]
+    assert claim.correct == "ReLU units do not die in this setting, so that it shows nothing."
+    ordinary = f"{leaky.ORDINARY.name}, ReLU: off"
+    assert "units die in this setting" in leaky.judge(numbers | {ordinary: 0.5})[-1].correct
 
 
 def test_a_difference_has_to_stand_out_of_its_spread():

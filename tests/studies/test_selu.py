@@ -40,8 +40,8 @@ def test_numbers(quick):
     deep = "singular values, LeCun normal, 32 layers"
     assert r[f"{deep}: smallest"] < 1e-20
     assert r[f"{deep}: near one"] < 0.2
-    assert r["digits, 32 layers, ReLU, He: SELU ahead by"] > 0.1
-    assert abs(r["breast cancer, 8 layers, ReLU, He: SELU ahead by"]) < 0.06
+    assert r["digits, 32 layers, ReLU, He's: behind by"] > 0.1
+    assert abs(r["breast cancer, 8 layers, ReLU, He's: behind by"]) < 0.06
     assert "breast cancer (427 training, 142 test" in r.data
 
 
@@ -54,10 +54,11 @@ def test_numbers(quick):
         ({"LeCun normal, AlphaDropout: highest variance": 3.0}, 1, "holds in part"),
         (
             {f"{w.name}: {k} variance": 1.0 for w in selu.WRONG for k in ("lowest", "highest")}
-            | {f"{w.name}: mean": 0.0 for w in selu.WRONG},
+            | {f"{w.name}: rms of the mean": 0.0 for w in selu.WRONG},
             2,
             "holds",
         ),
+        ({f"{w.name}: rms of the mean": 0.5 for w in selu.RIGHT}, 1, "does not hold as printed"),
         (
             {
                 "singular values, LeCun normal, 32 layers: near one": 1.0,
@@ -68,9 +69,9 @@ def test_numbers(quick):
         ),
         (
             {
-                f"{task}, ReLU, {n}: SELU ahead by": 0.9
-                for task in ("digits, 8 layers", "digits, 32 layers", "breast cancer, 8 layers")
-                for n in ("He", "PyTorch's default")
+                f"{task}, {n}: behind by": 0.9
+                for task in selu.TASKS
+                for n in ("ReLU, He's", "ReLU, default")
             },
             4,
             "holds",
@@ -79,7 +80,23 @@ def test_numbers(quick):
 )
 def test_doctored_numbers_change_the_verdict(changed, at, verdict, quick):
     numbers = {m.name: m.value for m in quick("selu").measurements}
-    assert selu.judge(numbers | changed)[at].verdict == verdict
+    claims = selu.judge(numbers | changed)
+    assert claims[at].verdict == verdict
+    assert [bool(c.correct) for c in claims] == [c.verdict != "holds" for c in claims]
+
+
+def test_where_the_claim_stops_is_said_from_the_numbers(quick):
+    numbers = {m.name: m.value for m in quick("selu").measurements}
+    said = selu.judge(numbers)[3].correct
+    assert "stops at the activations" in said
+    assert f"grows by {numbers['delta, LeCun normal: factor per layer'] - 1:.1%}" in said
+    deep = "singular values, LeCun normal, 32 layers"
+    other = {f"{w.name}: lowest variance": 0.0 for w in selu.RIGHT}
+    other |= {"delta, LeCun normal: factor per layer": 0.9, f"{deep}: median": 1.0}
+    said = selu.judge(numbers | other)[3].correct
+    assert "stops" not in said
+    assert "lost" not in said
+    assert "delta shrinks by 10.0% per layer." in said
 
 
 def test_through_follows_the_map():

@@ -1,10 +1,11 @@
-"""leaky: does a slope on the negative side keep units alive, and does that help?
+"""leaky: what passes below zero, over depth too, and does it keep units alive and help?
 
-Three questions that are easily taken for one. Does the error signal pass a unit whose sum is below
-zero? Do units that no image turns on still hand something down (are they silent, or only off)? And
-do the nets learn more, in the settings where ReLU units die and in an ordinary one? Every net is
-compared with the ReLU net that started from the same weights and saw the same batches; a
-difference counts from three standard errors on.
+Four questions that are easily taken for one. Does the error signal pass a unit whose sum is below
+zero? Does it pass many layers (which hangs on the initialisation, as with ReLU)? Do units that no
+image turns on still hand something down (are they silent, or only off)? And do the nets learn more,
+in the settings where ReLU units die and in an ordinary one? Every net is compared with the ReLU net
+that started from the same weights and saw the same batches; a difference counts from three standard
+errors on.
 """
 
 from __future__ import annotations
@@ -27,15 +28,28 @@ from signalprop.studies.frame import (
     Study,
     Table,
     Values,
-    Verdict,
 )
-from signalprop.studies.plain import HE, Nets, never_on, train
+from signalprop.studies.plain import (
+    DEFAULT,
+    ERRORS,
+    HE,
+    KEPT,
+    Found,
+    Kind,
+    Nets,
+    Start,
+    beside,
+    never_on,
+    of_all,
+    over_depth,
+    train,
+)
 
 DEPTH, WIDTH = 3, 64
 #: a unit is silent where its slope is below this for every image
 SILENT = 1e-3
-#: standard errors that a difference in accuracy has to have, to count
-ERRORS = 3.0
+#: ReLU units die in a setting where so large a share of them is off after training
+MANY = 0.1
 
 
 class PReLU(nn.Module):
@@ -63,6 +77,23 @@ PHIS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "ELU": F.elu,
 }
 CURES = tuple(name for name in PHIS if name != "ReLU")
+
+
+def own(slope: float) -> Start:
+    """He et al.'s initialisation for a slope below zero."""
+    return Start(f"own, a = {slope:g}", 2 / (1 + slope**2))
+
+
+#: for the way through many layers; PReLU as it starts
+OWN = tuple(
+    Kind(name, _leaky(slope), own(slope))
+    for name, slope in (("leaky 0.01", 0.01), ("leaky 0.2", 0.2), ("PReLU", 0.25))
+)
+KINDS = (
+    *(Kind(name, phi, DEFAULT) for name, phi in PHIS.items() if phi is not None),
+    *OWN,
+    Kind("ELU", F.elu, HE),
+)
 
 
 @dataclass(frozen=True)
@@ -113,9 +144,9 @@ def silent(nets: Nets, x: Tensor) -> Tensor:
     return torch.stack(found, 1)
 
 
-def below_zero(name: str, found: Digits) -> float:
+def below_zero(name: str, found: Digits, seed: int) -> float:
     """Slope of 64 units, root mean square, shifted so far that no image brings a sum above zero."""
-    nets = build(name, found.pixels, 1, 0.0, 0).double()
+    nets = build(name, found.pixels, 1, 0.0, seed).double()
     with torch.no_grad():
         z = nets.layers(found.x_test)[0][0]
         z = z - z.amax(1, keepdim=True) - 1e-3
@@ -160,59 +191,94 @@ def mean(values: Tensor) -> float:
     return float(values.nanmean())
 
 
+def below(setup: Setup, found: Digits) -> Found:
+    """What passes one unit, and what passes many layers."""
+    depth, width, samples, copies = (30, 64, 32, 4) if setup.quick else (50, 256, 64, 4)
+    numbers = [
+        Measurement(f"{name}: slope below zero", below_zero(name, found, setup.seed), "", expected)
+        for name, expected in zip(PHIS, (0.0, 0.01, 0.2, 0.25, None), strict=True)
+    ]
+    series: list[Series] = []
+    z = torch.linspace(-6, 2, 41, dtype=torch.float64).view(1, -1, 1).requires_grad_()
+    for name, phi in PHIS.items():
+        made = PReLU(1) if phi is None else phi
+        (slope,) = torch.autograd.grad(made(z).sum(), z)
+        series.append(
+            Series("Slope: what a unit hands down (PReLU as it starts)", name,
+                   tuple(z.detach().flatten().tolist()), tuple(slope.flatten().tolist()),
+                   "sum z", "slope")
+        )  # fmt: skip
+    rows: list[tuple[str | float | int, ...]] = []
+    for k, kind in enumerate(KINDS):
+        setup.at(0.15 * k / len(KINDS), f"{kind.name}: {depth} layers")
+        nets = Nets([found.pixels] + [width] * depth + [10], kind.phi, kind.start, copies)
+        d = over_depth(kind, nets, found, samples)
+        numbers += [
+            Measurement(f"{kind.name}: factor per layer", d.factor, "", d.expected,
+                        "geometric mean; expected: mean field", tabled=True),
+            Measurement(f"{kind.name}: decay", d.measured[0], "nats", d.theory[0], "",
+                        tabled=True),
+        ]  # fmt: skip
+        rows.append((kind.activation, kind.start.name, kind.start.variance, d.factor, d.expected,
+                     d.measured[0]))  # fmt: skip
+        if kind in (KINDS[0], KINDS[2], OWN[1]):
+            series += beside("The error signal over depth, measured and from theory", kind.name,
+                             d.measured, d.theory)  # fmt: skip
+    columns = ("activation", "initialisation", "n Var(W)", "factor", "theory", "decay, nats")
+    return numbers, series, Table(f"Delta, {depth} hidden layers of {width}", columns, tuple(rows))
+
+
 def measure(setup: Setup) -> Measured:
     """Run it."""
     copies, steps = (10, 150) if setup.quick else (12, 1000)
     settings = SETTINGS[:3] if setup.quick else SETTINGS
     found = digits(3_000)
-    numbers = [
-        Measurement(f"{name}: factor on delta, all units below zero", below_zero(name, found), "",
-                    expected, "slope, root mean square over units and images")
-        for name, expected in zip(PHIS, (0.0, 0.01, 0.2, 0.25, None), strict=True)
-    ]  # fmt: skip
+    numbers, series, table = below(setup, found)
     numbers.append(Measurement("seeds", copies, "", None, "per activation and setting"))
-    rows: list[tuple[str | float | int, ...]] = []
-    accuracies: dict[tuple[str, str], Tensor] = {}
+    tables = [table]
+    seeds = tuple(float(i + 1) for i in range(copies))
     for k, setting in enumerate(settings):
+        rows: list[tuple[str | float | int, ...]] = []
+        base: Tensor | None = None
         for j, name in enumerate(PHIS):
-            done = (k + j / len(PHIS)) / len(settings)
+            done = 0.15 + 0.85 * (k + j / len(PHIS)) / len(settings)
             setup.at(done, f"{setting.name}: {copies} nets with {name}")
             r = run(name, setting, found, copies, steps, setup.seed)
-            accuracies[setting.name, name] = r.accuracy
-            gain = r.accuracy - accuracies[setting.name, "ReLU"]
+            base = r.accuracy if base is None else base
+            gain = r.accuracy - base
             error = float(gain.std() / math.sqrt(copies))
-            at = f"{setting.name}, {name}"
+            diverged, accuracy = float(r.diverged.double().mean()), float(r.accuracy.mean())
             listed = (
-                ("off", mean(r.off), "share of units", "no training image turns them on"),
-                ("silent", mean(r.silent), "share of units", "slope below 0.001 for all images"),
-                ("diverged", float(r.diverged.double().mean()), "share of nets", ""),
-                ("accuracy", float(r.accuracy.mean()), "", "mean over seeds; chance is 0.1"),
-                ("accuracy, spread", float(r.accuracy.std()), "", "standard deviation over seeds"),
-                ("gain over ReLU", float(gain.mean()), "accuracy", "same weights, same batches"),
-                ("gain, standard error", error, "accuracy", "of the mean over seeds"),
+                ("off", mean(r.off), "no training image turns these units on"),
+                ("silent", mean(r.silent), "units with slopes below 0.001 for all images"),
+                ("diverged", diverged, "share of nets"),
+                ("accuracy", accuracy, "mean over seeds; chance is 0.1"),
+                ("accuracy, spread", float(r.accuracy.std()), "standard deviation over seeds"),
+                ("gain over ReLU", float(gain.mean()), "same weights, same batches"),
+                ("gain, standard error", error, "of the mean over seeds"),
             )
             numbers += [
-                Measurement(f"{at}: {what}", value, unit, None, note, tabled=True)
-                for what, value, unit, note in listed
+                Measurement(f"{setting.name}, {name}: {what}", value, "", None, note, tabled=True)
+                for what, value, note in listed
             ]
             shown = "" if name == "ReLU" else f"{float(gain.mean()):+.3f} ± {error:.3f}"
-            rows.append((setting.name, name, mean(r.off), mean(r.silent),
-                         float(r.diverged.double().mean()),
-                         f"{float(r.accuracy.mean()):.3f} ± {float(r.accuracy.std()):.3f}",
-                         shown))  # fmt: skip
-    seeds = tuple(float(i + 1) for i in range(copies))
-    series = [
-        Series(f"Every seed: {setting.name}", name,
-               seeds, tuple(accuracies[setting.name, name].sort().values.tolist()),
-               "seed, the worst first", "test accuracy")
-        for setting in settings
-        for name in PHIS
-    ]  # fmt: skip
-    columns = ("setting", "activation", "off", "silent", "diverged", "accuracy", "over ReLU")
-    table = Table(f"After {steps} updates, {copies} seeds (± standard deviation; of the difference "
-                  "its standard error)", columns, tuple(rows))  # fmt: skip
-    made = {"hidden layers": DEPTH, "width": WIDTH, "seeds": copies, "updates": steps}
-    return Measured(tuple(numbers), found.name, made, tuple(series), (table,))
+            rows.append((name, mean(r.off), mean(r.silent), diverged,
+                         f"{accuracy:.3f} ± {float(r.accuracy.std()):.3f}", shown))  # fmt: skip
+            ordered = tuple(r.accuracy.sort().values.tolist())
+            series.append(Series(f"Every seed: {setting.name}", name, seeds, ordered,
+                                 "seed, the worst first", "test accuracy"))  # fmt: skip
+        columns = ("activation", "off", "silent", "diverged", "accuracy", "over ReLU")
+        title = f"After {steps:,} updates, {copies} seeds: {setting.name}"
+        tables.append(Table(title, columns, tuple(rows)))
+    made = {
+        "trained": f"{DEPTH} hidden layers of {WIDTH}", "updates": steps,
+        "±": "standard deviation; of the difference its standard error",
+        "off, silent": f"the sum is above 0, the slope above {SILENT:g} for no training image",
+        "delta kept": f"a layer multiplies it by {1 - KEPT:g} to {1 + KEPT:g}",
+        "units die": f"over {MANY:.0%} of ReLU's are off after training",
+        "diverged": "counts as a guess in accuracy, and not at all in off and silent",
+    }  # fmt: skip
+    return Measured(tuple(numbers), found.name, made, tuple(series), tuple(tables))
 
 
 def gained(v: Values, at: str) -> int:
@@ -221,93 +287,104 @@ def gained(v: Values, at: str) -> int:
     return (gain > ERRORS * error) - (gain < -ERRORS * error)
 
 
-def judge_help(v: Values, setting: Setting) -> Claim:
-    """Whether the cures learn more than ReLU in a setting where its units die."""
+def judge_help(v: Values, setting: Setting, text: str, *, death: bool) -> Claim:
+    """Whether the cures learn more than ReLU in a setting, where its units are to die or not."""
     outcome = {name: gained(v, f"{setting.name}, {name}") for name in CURES}
-    better = [name for name in CURES if outcome[name] > 0]
-    verdict: Verdict = "holds in part" if better else "does not hold as printed"
-    if len(better) == len(CURES):
-        verdict = "holds"
-    each = "; ".join(
-        f"{name} {v[f'{at}: gain over ReLU']:+.1%} ± {v[f'{at}: gain, standard error']:.1%}"
-        + (f" ({v[f'{at}: diverged']:.0%} of the nets diverged)" if v[f"{at}: diverged"] else "")
-        for name in CURES
-        for at in (f"{setting.name}, {name}",)
+    better, worse, level = (
+        [name for name in CURES if outcome[name] == sign] for sign in (1, -1, 0)
     )
     at = f"{setting.name}, ReLU"
-    worse = [name for name in CURES if outcome[name] < 0]
-    level = [name for name in CURES if outcome[name] == 0]
+    off, lost = v[f"{at}: off"], v[f"{at}: diverged"]
+    premise = (off > MANY) == death
+    each = "; ".join(
+        f"{name} {round(100 * v[f'{to}: gain over ReLU'], 1) + 0.0:+.1f} ± "
+        f"{100 * v[f'{to}: gain, standard error']:.1f}"
+        + (f" ({v[f'{to}: diverged']:.0%} of the nets diverged)" if v[f"{to}: diverged"] else "")
+        for name in CURES
+        for to in (f"{setting.name}, {name}",)
+    )
+    verdict = of_all([name in better for name in CURES])
+    correct = (
+        f"Better by more than {ERRORS:.0f} standard errors: {', '.join(better) or 'none'}; "
+        f"worse: {', '.join(worse) or 'none'}; not told apart: {', '.join(level) or 'none'}"
+    )
+    if not premise:
+        verdict = "does not hold as printed"
+        correct = f"ReLU units {'do not ' * death}die in this setting, so that it shows nothing"
     return Claim(
-        f"where ReLU units die the net learns more with a negative side: {setting.name}",
+        f"{text}: {setting.name}",
         verdict,
-        f"With {setting.name}, {v[f'{at}: off']:.0%} of the ReLU units are dead after training and "
-        f"accuracy is {v[f'{at}: accuracy']:.0%}; against it, from the same weights: {each}.",
-        ""
-        if verdict == "holds"
-        else f"Better by more than {ERRORS:.0f} standard errors: {', '.join(better) or 'none'}; "
-        f"worse: {', '.join(worse) or 'none'}; not told apart: {', '.join(level) or 'none'}.",
+        f"{off:.1%} of the ReLU units are dead after training"
+        + (f" ({lost:.0%} of the nets diverged)" if lost else "")
+        + f", and accuracy is {v[f'{at}: accuracy']:.1%}. The others differ from that, in points "
+        f"± standard error over {v['seeds']:.0f} seeds: {each}.",
+        "" if verdict == "holds" else f"{correct}.",
     )
 
 
-def judge(v: Values) -> tuple[Claim, ...]:
-    """Verdicts from the measured values."""
-    settings = [s for s in SETTINGS if f"{s.name}, ReLU: off" in v]
-    factor = {name: v[f"{name}: factor on delta, all units below zero"] for name in PHIS}
-    passes = factor["ReLU"] == 0 and all(factor[name] > 0 for name in CURES)
+def judge_depth(v: Values) -> Claim:
+    """Whether delta passes many layers, given the initialisation of that slope."""
+    factor = {k.name: v[f"{k.name}: factor per layer"] for k in KINDS}
+    kept = [abs(factor[k.name] - 1) <= KEPT for k in OWN]
+    usual = (k for k in KINDS if k.start is DEFAULT)
+    return Claim(
+        "through many layers, too, given the initialisation for that slope: 2 / (1 + a^2)",
+        of_all(kept),
+        "A layer multiplies delta by "
+        + ", ".join(f"{factor[k.name]:.3f} ({k.activation})" for k in OWN)
+        + " (theory: 1). The negative side alone does not do it: with PyTorch's default it is "
+        + ", ".join(f"{factor[k.name]:.3f} ({k.activation})" for k in usual)
+        + f". ELU with He's initialisation: {factor[KINDS[-1].name]:.3f}.",
+        "" if all(kept) else
+        f"Kept by {sum(kept)} of {len(kept)} to {KEPT:.0%}; theory is of infinite width.",
+    )  # fmt: skip
+
+
+def judge_silence(v: Values, settings: list[Setting]) -> Claim:
+    """Whether units with a negative side still hand something down after training."""
     # nan, where every net diverged, is no share of silent units
     worst = {
         name: max((v[f"{s.name}, {name}: silent"] for s in settings), key=lambda x: (x == x, x))
         for name in PHIS
     }
-    alive = [name for name in CURES if worst[name] <= SILENT]
-    loud: Verdict = "holds" if len(alive) == len(CURES) else "holds in part"
-    if not alive:
-        loud = "does not hold as printed"
+    mute = [name for name in CURES if not worst[name] <= SILENT]
     off = {name: v[f"{DYING[0].name}, {name}: off"] for name in PHIS}
-    ordinary = {name: gained(v, f"{ORDINARY.name}, {name}") for name in CURES}
-    base = v[f"{ORDINARY.name}, ReLU: accuracy"]
-    best = max(v[f"{ORDINARY.name}, {name}: gain over ReLU"] for name in CURES)
-    least = min(v[f"{ORDINARY.name}, {name}: gain over ReLU"] for name in CURES)
-    ahead = [name for name in CURES if ordinary[name] > 0]
+    why = {"PReLU": "; PReLU's learnt slope may come near 0", "ELU": "; ELU's slope e^z dies out"}
+    return Claim(
+        "after training as well: units do not fall silent",
+        of_all([name not in mute for name in CURES]),
+        f"Units with a slope below {SILENT:g} for every image, in the worst setting: "
+        + ", ".join(f"{share:.0%} ({name})" for name, share in worst.items())
+        + f". Units that no image turns on are another matter: with {DYING[0].name} "
+        + ", ".join(f"{share:.0%} ({name})" for name, share in off.items()) + ".",
+        "" if not mute else "No unit falls silent with: "
+        + (", ".join(name for name in CURES if name not in mute) or "none of them")
+        + "".join(why.get(name, "") for name in mute) + ".",
+    )  # fmt: skip
+
+
+def judge(v: Values) -> tuple[Claim, ...]:
+    """Verdicts from the measured values."""
+    settings = [s for s in SETTINGS if f"{s.name}, ReLU: off" in v]
+    slope = {name: v[f"{name}: slope below zero"] for name in PHIS}
+    passes = [slope[name] > 0 for name in CURES]
     return (
         Claim(
-            "information passes on the negative side",
-            "holds" if passes else "does not hold as printed",
-            "A layer with all sums below zero multiplies delta by "
-            + ", ".join(f"{value:.3g} ({name})" for name, value in factor.items())
-            + ".",
+            "they let information through on the negative side",
+            of_all(passes) if slope["ReLU"] == 0 else "does not hold as printed",
+            "Units whose sums are all below zero multiply delta by "
+            + ", ".join(f"{value:.3g} ({name})" for name, value in slope.items())
+            + " (root mean square of the slope).",
+            "" if all(passes) and slope["ReLU"] == 0 else "Nothing passes, or ReLU lets it pass "
+            "too: look for a mistake.",
         ),
-        Claim(
-            "so units do not fall silent",
-            loud,
-            "Units with a slope below 0.001 for every image, in the worst setting: "
-            + ", ".join(f"{share:.0%} ({name})" for name, share in worst.items())
-            + f". Units that no image turns on are another matter: with {DYING[0].name} "
-            + ", ".join(f"{share:.0%} ({name})" for name, share in off.items())
-            + ".",
-            ""
-            if loud == "holds"
-            else "A slope that does not depend on the sum (leaky ReLU) keeps every unit in touch; "
-            "ELU's slope e^z dies out itself, and what PReLU learns may come near 0."
-            if worst["PReLU"] > SILENT
-            else "A slope that does not depend on the sum (leaky ReLU, PReLU) keeps every unit in "
-            "touch; ELU's slope e^z dies out itself.",
+        judge_depth(v),
+        judge_silence(v, settings),
+        *(
+            judge_help(v, s, "as a cure: where ReLU units die, the net learns more", death=True)
+            for s in settings if s is not ORDINARY
         ),
-        *(judge_help(v, s) for s in settings if s is not ORDINARY),
-        Claim(
-            "the net learns more with a negative side in an ordinary setting as well",
-            "holds" if len(ahead) == len(CURES) else "holds in part" if ahead else
-            "does not hold as printed",
-            f"With SGD, lr 0.1, {v[f'{ORDINARY.name}, ReLU: off']:.1%} of the ReLU units are dead "
-            f"and accuracy is {base:.1%}; the others differ from it by {least:+.1%} to "
-            f"{best:+.1%}, "
-            + (f"by more than {ERRORS:.0f} standard errors: {', '.join(ahead)}." if ahead else
-               f"none of them better by {ERRORS:.0f} standard errors over "
-               f"{v['seeds']:.0f} seeds."),
-            "" if len(ahead) == len(CURES) else
-            "Where no unit dies there is nothing to cure: accuracy does not tell them apart here."
-            if not ahead else f"Only {', '.join(ahead)} here.",
-        ),
+        judge_help(v, ORDINARY, "the net learns more where they do not die, too", death=False),
     )  # fmt: skip
 
 

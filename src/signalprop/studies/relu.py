@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -32,42 +31,24 @@ from signalprop.studies.plain import (
     DEFAULT,
     GLOROT,
     HE,
+    KEPT,
     ORTHOGONAL,
+    Found,
+    Kind,
     Nets,
-    Start,
+    beside,
     deltas,
     never_on,
+    of_all,
+    over_depth,
     train,
 )
-from signalprop.theory import blocks
 
-#: delta counts as kept where a layer multiplies it by 0.9 to 1.1: narrow nets scatter this much
-KEPT = 0.1
 #: units are said to die where so much larger a share of them is dead after training than before,
 #: and to stay dead where fewer than half of these come back
 MANY, BACK = 0.1, 0.5
-
-
-@dataclass(frozen=True)
-class Kind:
-    """An activation with an initialisation.
-
-    Attributes:
-        activation: name of the activation.
-        phi: the activation.
-        start: how weights and biases are drawn.
-    """
-
-    activation: str
-    phi: Callable[[Tensor], Tensor]
-    start: Start
-
-    @property
-    def name(self) -> str:
-        """As shown."""
-        return f"{self.activation}, {self.start.name}"
-
-
+#: hidden layers of the nets whose units die
+LAYERS = 3
 RELU = tuple(Kind("ReLU", torch.relu, start) for start in (DEFAULT, GLOROT, HE, ORTHOGONAL))
 OTHERS = tuple(
     Kind(name, phi, start)
@@ -80,55 +61,6 @@ RATES: dict[str, tuple[Callable[..., torch.optim.Optimizer], float, float]] = {
     "SGD, lr 1": (torch.optim.SGD, 1.0, 0.05),
     "Adam, lr 0.1": (torch.optim.Adam, 0.1, 1e-3),
 }
-
-
-@dataclass(frozen=True)
-class Depth:
-    """What a deep net does to delta, mean over images and copies.
-
-    Attributes:
-        measured: ln(|delta^i| / |delta^T|), i = 1..T.
-        theory: the same from mean-field theory.
-        alike: mean cosine of the top activations of two images.
-        never_on: share of units that no image turns on (sum above zero), in layers 1 and T.
-    """
-
-    measured: list[float]
-    theory: list[float]
-    alike: float
-    never_on: tuple[float, float]
-
-    @property
-    def factor(self) -> float:
-        """What a layer multiplies delta by on its way back, geometric mean."""
-        return math.exp(self.measured[0] / (len(self.measured) - 1))
-
-    @property
-    def expected(self) -> float:
-        """The same from theory."""
-        return math.exp(self.theory[0] / (len(self.theory) - 1))
-
-
-def over_depth(kind: Kind, nets: Nets, found: Digits, samples: int) -> Depth:
-    """Measure nets of one kind on real images, and ask theory."""
-    x, y = found.x_test[:samples], found.y_test[:samples]
-    sizes = deltas(nets, x, y).log().mean((1, 2))
-    with torch.no_grad():
-        _, a = nets.layers(x)
-        unit = F.normalize(a[-1], dim=-1).mean(1)
-        off = never_on(nets, found.x).double().mean((0, 2)).tolist()
-    # mean cosine over pairs of different images, from the length of the mean direction
-    alike = float((samples * unit.square().sum(-1) - 1).mean() / (samples - 1))
-    width = nets.W[1].shape[1]
-    expected = blocks.plain(
-        kind.activation.lower(),
-        kind.start.variance,
-        kind.start.bias_variance(width),
-        blocks=len(a) - 1,
-        start=float(a[0].detach().square().mean()),
-    )
-    theory = [round(float(expected.rates[i:].sum()), 12) for i in range(len(a))]
-    return Depth((sizes - sizes[-1]).tolist(), theory, alike, (off[0], off[-1]))
 
 
 def slopes(nets: Nets, x: Tensor) -> tuple[float, float]:
@@ -151,7 +83,7 @@ def death(rate: str, found: Digits, copies: int, steps: int, seed: int) -> dict[
         units that came `back`, in all layers and in `back, layer 1`, one number each.
     """
     optimizer, large, small = RATES[rate]
-    nets = Nets([found.pixels, 64, 64, 64, 10], torch.relu, HE, copies, torch.float32)
+    nets = Nets([found.pixels] + [64] * LAYERS + [10], torch.relu, HE, copies, torch.float32)
     off = [never_on(nets, found.x)]
     told: dict[str, list[float]] = {}
     for when, lr in (("after", large), ("later", small)):
@@ -177,105 +109,168 @@ def by_trace(nets: Nets, found: Digits, samples: int) -> float:
     return sum(block.decay for block in seen.blocks[slice(*between)])
 
 
-def measure(setup: Setup) -> Measured:
-    """Run it."""
-    depth, width, samples, copies = (30, 64, 32, 4) if setup.quick else (50, 256, 64, 4)
-    trained, steps, repeats = (20, 100, 1) if setup.quick else (30, 500, 3)
-    found = digits(3_000)
+def deep_nets(setup: Setup, found: Digits, depth: int, width: int, samples: int) -> Found:
+    """Delta over depth for every kind of net, and what training makes of a smaller one."""
+    copies = 4
+    hidden, steps, repeats = (20, 100, 1) if setup.quick else (30, 500, 3)
     numbers: list[Measurement] = []
     series: list[Series] = []
     rows: list[tuple[str | float | int, ...]] = []
     xs = tuple(float(i + 1) for i in range(depth))
     for k, kind in enumerate(KINDS):
-        setup.at(0.7 * k / len(KINDS), f"{kind.name}: {depth} layers, and training {trained}")
+        setup.at(0.7 * k / len(KINDS), f"{kind.name}: {depth} layers, and training {hidden}")
         nets = Nets([found.pixels] + [width] * depth + [10], kind.phi, kind.start, copies)
         d = over_depth(kind, nets, found, samples)
-        small = Nets([found.pixels] + [64] * trained + [10], kind.phi, kind.start, repeats,
+        small = Nets([found.pixels] + [64] * hidden + [10], kind.phi, kind.start, repeats,
                      torch.float32)  # fmt: skip
         train(small, torch.optim.Adam(small.parameters(), lr=1e-3), found.x, found.y, steps,
               setup.seed)  # fmt: skip
         accuracy = float(small.accuracy(found.x_test, found.y_test).mean())
-        listed = (
+        listed = [
             ("factor per layer", d.factor, "", d.expected, "geometric mean; expected: mean field"),
             ("decay", d.measured[0], "nats", d.theory[0], f"ln |delta^1| / |delta^{depth}|"),
-            ("accuracy", accuracy, "", None, f"{trained} layers, {steps} updates"),
             ("cosine of two images", d.alike, "", None, "at the top hidden layer"),
-        )
+            ("accuracy", accuracy, "", None, f"test images; {hidden} layers, {steps} updates"),
+        ]
+        off: float | str = ""
+        if kind in RELU:
+            off = float(never_on(nets, found.x)[:, -1].double().mean())
+            listed.append(("never on", off, "share of units", None, f"layer {depth}, untrained"))
         numbers += [
             Measurement(f"{kind.name}: {what}", value, unit, expected, note, tabled=True)
             for what, value, unit, expected, note in listed
         ]
-        rows.append((kind.name, kind.start.variance, d.factor, d.expected, d.measured[0],
-                     d.theory[0], d.alike, accuracy))  # fmt: skip
-        if kind in RELU:
-            last = f"{kind.name}: never on at the start, layer {depth}"
-            numbers.append(Measurement(last, d.never_on[1], "share of units", None,
-                                       f"{d.never_on[0]:.2g} in layer 1"))  # fmt: skip
+        rows.append((kind.name, kind.start.variance, d.factor, d.expected, d.measured[0], d.alike,
+                     off, accuracy))  # fmt: skip
         if kind in RELU[:3]:
-            title = "ReLU: the error signal from the top layer down, measured and from theory"
-            for what, y in (("measured", d.measured), ("theory", d.theory)):
-                series.append(Series(title, f"{kind.start.name}, {what}", xs, tuple(y),
-                                     "layer i", "ln |delta^i| / |delta^T|, nats"))  # fmt: skip
-        if kind in (RELU[0], RELU[2], RELU[3], OTHERS[0], OTHERS[2], OTHERS[3]):
+            series += beside("ReLU: the error signal over depth, measured and from theory",
+                             kind.start.name, d.measured, d.theory)  # fmt: skip
+        if kind in (RELU[0], RELU[2], *OTHERS):
             series.append(Series("ReLU against sigmoid and tanh, measured", kind.name, xs,
                                  tuple(d.measured), "layer i",
                                  "ln |delta^i| / |delta^T|, nats"))  # fmt: skip
         if kind is RELU[2]:
-            off, share = slopes(nets, found.x_test[:samples])
-            sizes = deltas(nets, found.x_test[:samples], found.y_test[:samples])[:, 0]
-            numbers += [
-                Measurement("slope: distance from 0 or 1", off, "", 0.0, "He, every unit, image"),
-                Measurement("slope: share of ones", share, "", 0.5, "the same"),
-                Measurement("decay by hand", float((sizes[0] / sizes[-1]).log().mean()), "nats",
-                            None, "He, first copy"),
-                Measurement("decay by trace", by_trace(nets, found, samples), "nats", None,
-                            "sp.trace on the same net"),
-            ]  # fmt: skip
+            numbers += by_hand(nets, found, samples)
     gap = max(abs(math.log(float(row[2]) / float(row[3]))) for row in rows)
     note = f"theory is of infinite width, these have {width}"
-    numbers.append(
-        Measurement("largest gap between measured and theory", gap, "nats per layer", 0.0, note)
+    numbers += [
+        Measurement("largest gap to theory", gap, "nats per layer", 0.0, note),
+        Measurement("trained: hidden layers", hidden), Measurement("trained: updates", steps),
+    ]  # fmt: skip
+    title = (
+        f"{depth} hidden layers of {width} at the start, and accuracy of {hidden} after training"
     )
-    deaths: list[tuple[str | float | int, ...]] = []
+    columns = ("net", "n Var(W)", "factor", "theory", "decay, nats", "cosine", "never on",
+               "accuracy")  # fmt: skip
+    return numbers, series, Table(title, columns, tuple(rows))
+
+
+def by_hand(nets: Nets, found: Digits, samples: int) -> list[Measurement]:
+    """Slopes, and delta of the first copy, by hand and by sp.trace."""
+    off, share = slopes(nets, found.x_test[:samples])
+    sizes = deltas(nets, found.x_test[:samples], found.y_test[:samples])[:, 0]
+    by_hand = float((sizes[0] / sizes[-1]).log().mean())
+    return [
+        Measurement("slope: distance from 0 or 1", off, "", 0.0, "He, every unit, image"),
+        Measurement("slope: share of ones", share, "", 0.5, "the same"),
+        Measurement("decay by hand", by_hand, "nats", None, "He, first copy"),
+        Measurement("decay by trace", by_trace(nets, found, samples), "nats", by_hand,
+                    "sp.trace on the same net"),
+    ]  # fmt: skip
+
+
+def dying(setup: Setup, found: Digits) -> Found:
+    """Units that die of too large learning rates."""
+    copies, steps = (4, 200) if setup.quick else (10, 1000)
+    numbers: list[Measurement] = []
+    series: list[Series] = []
+    rows: list[tuple[str | float | int, ...]] = []
     for k, rate in enumerate(RATES):
         setup.at(0.7 + 0.15 * k, f"units that die: {rate}")
-        told = death(rate, found, 4 if setup.quick else 10, 200 if setup.quick else 1000,
-                     setup.seed)  # fmt: skip
-        for when in ("before", "after", "later"):
-            numbers.append(Measurement(f"{rate}: dead {when}", sum(told[when]) / 3,
-                                       "share of units", tabled=True))  # fmt: skip
-            series.append(Series(f"Units that no image turns on: {rate}", when, (1.0, 2.0, 3.0),
+        told = death(rate, found, copies, steps, setup.seed)
+        share = {when: sum(told[when]) / LAYERS for when in ("before", "after", "later")}
+        for when, curve in (
+            ("before", "before training"),
+            ("after", f"after {steps:,} updates"),
+            ("later", f"after {steps:,} more, lr {RATES[rate][2]:g}"),
+        ):
+            numbers.append(Measurement(f"{rate}: dead {when}", share[when], "share of units",
+                                       tabled=True))  # fmt: skip
+            series.append(Series(f"Units that no image turns on: {rate}", curve,
+                                 tuple(float(i + 1) for i in range(LAYERS)),
                                  tuple(told[when]), "hidden layer", "share of units"))  # fmt: skip
         for name in ("accuracy after", "accuracy later", "back", "back, layer 1"):
             numbers.append(Measurement(f"{rate}: {name}", told[name][0], tabled=True))
-        deaths.append((rate, RATES[rate][2], *(sum(told[w]) / 3 for w in
-                       ("before", "after", "later")), told["back"][0],
-                       told["accuracy after"][0], told["accuracy later"][0]))  # fmt: skip
-    tables = (
-        Table(f"{depth} hidden layers of {width}: delta, and what training makes of {trained}",
-              ("net", "n Var(W)", "factor", "theory", "decay, nats", "theory ", "cosine",
-               "accuracy"), tuple(rows)),
-        Table("Dead units: a too large learning rate, then a small one",
-              ("at first", "then lr", "dead before", "after", "later", "came back",
-               "accuracy", "accuracy later"), tuple(deaths)),
-    )  # fmt: skip
+        rows.append((rate, RATES[rate][2], *share.values(), told["back"][0],
+                     told["accuracy after"][0], told["accuracy later"][0]))  # fmt: skip
+    title = (
+        f"Dead units: {steps:,} updates at a too large learning rate, then as many at a small one"
+    )
+    columns = ("at first", "then lr", "dead before", "after", "later", "came back", "accuracy",
+               "accuracy later")  # fmt: skip
+    return numbers, series, Table(title, columns, tuple(rows))
+
+
+def measure(setup: Setup) -> Measured:
+    """Run it."""
+    depth, width, samples = (30, 64, 32) if setup.quick else (50, 256, 64)
+    found = digits(3_000)
+    parts = deep_nets(setup, found, depth, width, samples), dying(setup, found)
     settings = {
-        "depth": depth, "width": width, "samples": samples, "copies": copies,
-        "trained": f"{trained} layers of 64, {repeats} copies, {steps} updates of Adam, lr 0.001",
-        "dying": "3 layers of 64, He",
+        "depth": depth, "width": width, "samples": samples,
+        "trained": "layers of 64, Adam, lr 0.001", "dying": f"{LAYERS} layers of 64, He",
+        "delta kept": f"a layer multiplies it by {1 - KEPT:g} to {1 + KEPT:g}",
+        "units die": f"{MANY:.0%} more of them dead than before training, and fewer than "
+        f"{BACK:.0%} of these back after as many updates at a small rate",
     }  # fmt: skip
-    return Measured(tuple(numbers), found.name, settings, tuple(series), tables)
+    numbers = tuple(m for part in parts for m in part[0])
+    series = tuple(s for part in parts for s in part[1])
+    return Measured(numbers, found.name, settings, series, tuple(part[2] for part in parts))
+
+
+def judge_delta(v: Values) -> tuple[Claim, Claim]:
+    """Whether delta is kept with a proper initialisation, and lost with another one."""
+    factor = {k.name: v[f"{k.name}: factor per layer"] for k in KINDS}
+    accuracy = {k.name: v[f"{k.name}: accuracy"] for k in KINDS}
+    default, glorot, he, orthogonal = (k.name for k in RELU)
+    sigmoid, sigmoid_glorot, tanh, tanh_glorot = (k.name for k in OTHERS)
+    kept = {name: abs(factor[name] - 1) <= KEPT for name in factor}
+    agreed = abs(v["decay by trace"] - v["decay by hand"]) <= 1e-9
+    proper = agreed and kept[he] and kept[orthogonal]
+    lost = [name for name in (default, glorot) if factor[name] < 1 - KEPT]
+    return (
+        Claim(
+            "which avoids the vanishing gradient, given a proper initialisation: He, orthogonal",
+            "holds" if proper else "does not hold as printed",
+            f"A layer multiplies delta by {factor[he]:.3f} with He's initialisation and by "
+            f"{factor[orthogonal]:.3f} with orthogonal weights times sqrt 2 (theory: 1), and nets "
+            f"of {v['trained: hidden layers']:.0f} layers reach {accuracy[he]:.0%} and "
+            f"{accuracy[orthogonal]:.0%} of the test images after {v['trained: updates']:.0f} "
+            f"updates. Others for comparison, with Glorot's: a sigmoid layer "
+            f"{factor[sigmoid_glorot]:.3f}, {accuracy[sigmoid_glorot]:.0%}; a tanh layer "
+            f"{factor[tanh_glorot]:.3f}, {accuracy[tanh_glorot]:.0%}.",
+            "" if proper else "delta is not kept here"
+            + ("." if agreed else ", and sp.trace disagrees with it: look for a mistake."),
+        ),
+        Claim(
+            "the proviso is needed: PyTorch's default and Glorot's initialisation let it vanish",
+            of_all([name in lost for name in (default, glorot)]),
+            f"With PyTorch's default a ReLU layer multiplies delta by {factor[default]:.3f}, with "
+            f"Glorot's by {factor[glorot]:.3f} (theory, sqrt(n_in Var(W) / 2) as half of the "
+            f"slopes are 0: {math.sqrt(DEFAULT.variance / 2):.3f} and "
+            f"{math.sqrt(GLOROT.variance / 2):.3f}), and the same training gives "
+            f"{accuracy[default]:.0%} and {accuracy[glorot]:.0%}. PyTorch's default leaves a tanh "
+            f"layer {factor[tanh]:.3f}, a sigmoid layer {factor[sigmoid]:.3f}. Over all nets "
+            f"theory is off by at most {v['largest gap to theory']:.3f} nats a layer.",
+            "" if len(lost) == 2 else f"It vanishes with: {', '.join(lost) or 'neither'}.",
+        ),
+    )  # fmt: skip
 
 
 def judge(v: Values) -> tuple[Claim, ...]:
     """Verdicts from the measured values."""
-    factor = {k.start: v[f"{k.name}: factor per layer"] for k in RELU}
-    accuracy = {k.start: v[f"{k.name}: accuracy"] for k in RELU}
     off, share = v["slope: distance from 0 or 1"], v["slope: share of ones"]
-    agreed = abs(v["decay by trace"] - v["decay by hand"]) <= 1e-9
-    proper = agreed and all(abs(factor[s] - 1) <= KEPT for s in (HE, ORTHOGONAL))
-    usual = all(abs(factor[s] - 1) <= KEPT for s in (DEFAULT, GLOROT))
-    sigmoid, tanh = (v[f"{OTHERS[i].name}: factor per layer"] for i in (0, 2))
+    exact = "exactly 0 or 1" if off == 0 else f"up to {off:.2g} away from 0 and 1"
     died = max(RATES, key=lambda rate: v[f"{rate}: dead after"])
     many = v[f"{died}: dead after"] > v[f"{died}: dead before"] + MANY
     lost = all(v[f"{rate}: back"] < BACK for rate in RATES)
@@ -284,31 +279,11 @@ def judge(v: Values) -> tuple[Claim, ...]:
         Claim(
             "ReLU's derivative is 1 or 0",
             "holds" if off == 0 else "does not hold as printed",
-            f"At every unit and image the slope is within {off:.0g} of 0 or 1, and it is 1 for "
-            f"{share:.0%} of them (at 0 itself, where there is none, PyTorch takes 0).",
+            f"At every unit and image the slope is {exact}, and it is 1 for {share:.0%} of them "
+            "(at 0 itself, where there is none, PyTorch takes 0).",
+            "" if off == 0 else "Not of the ReLU that was run here: look for a mistake.",
         ),
-        Claim(
-            "which avoids the vanishing gradient, given a proper initialisation: He, orthogonal",
-            "holds" if proper else "does not hold as printed",
-            f"A layer multiplies delta by {factor[HE]:.3f} with He's initialisation and by "
-            f"{factor[ORTHOGONAL]:.3f} with orthogonal weights times sqrt 2 (theory: 1; a sigmoid "
-            f"layer by {sigmoid:.3f}, a tanh layer by {tanh:.3f}, both as PyTorch draws them), and "
-            f"deep nets reach {accuracy[HE]:.0%} and {accuracy[ORTHOGONAL]:.0%} in training.",
-            "" if proper else "Not found: look at the width and the number of images.",
-        ),
-        Claim(
-            "the usual initialisations are proper: PyTorch's default, Glorot",
-            "holds" if usual else "does not hold as printed",
-            f"With PyTorch's default a ReLU layer multiplies delta by {factor[DEFAULT]:.3f} (it "
-            f"loses a factor {1 / factor[DEFAULT]:.2f}), with Glorot's by {factor[GLOROT]:.3f}; "
-            f"the same training gives {accuracy[DEFAULT]:.0%} and {accuracy[GLOROT]:.0%}. Theory "
-            f"says 1 / sqrt 6 and 1 / sqrt 2; over all nets it is off by at most "
-            f"{v['largest gap between measured and theory']:.2f} nats a layer.",
-            ""
-            if usual
-            else "A ReLU layer keeps sqrt(n_in Var(W) / 2) of delta, as half of the "
-            "slopes are 0: only n_in Var(W) = 2 keeps all of it.",
-        ),
+        *judge_delta(v),
         Claim(
             "units can die",
             "holds" if many and lost else "holds in part" if many else "does not hold as printed",
@@ -320,7 +295,10 @@ def judge(v: Values) -> tuple[Claim, ...]:
                 f"{v[f'{rate}: accuracy later']:.0%})."
                 for rate in RATES
             )
-            + f" Of those in layer 1, whose inputs stay what they are, {first:.0%} do.",
+            + f" Of those in layer 1, whose inputs stay what they are, {first:.0%} do. In the deep "
+            f"nets with He's initialisation {v[f'{RELU[2].name}: never on']:.0%} of the top layer "
+            "is never on before any training (mean cosine of two images there: "
+            f"{v[f'{RELU[2].name}: cosine of two images']:.2f}).",
             "" if many and lost else "Most of them come back." if many else "They did not here.",
         ),
     )

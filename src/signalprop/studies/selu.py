@@ -28,9 +28,21 @@ from signalprop.studies.frame import (
     Study,
     Table,
     Values,
-    Verdict,
 )
-from signalprop.studies.plain import DEFAULT, HE, LECUN, Nets, Start, deltas, train
+from signalprop.studies.plain import (
+    DEFAULT,
+    HE,
+    LECUN,
+    Found,
+    Kind,
+    Nets,
+    Start,
+    beside,
+    contest,
+    deltas,
+    judge_contest,
+    of_all,
+)
 from signalprop.theory import MeanField, blocks, selu_contraction, selu_iterates, selu_jacobian
 from signalprop.theory.selu import Region, selu_map
 
@@ -38,12 +50,12 @@ GAIN = Start("gain 3/4", 0.5625)
 ORTHOGONAL_1 = Start("orthogonal", 1.0, "orthogonal")
 #: probability of either dropout
 DROP = 0.1
-#: conserved: variance between these at every depth from 8 layers on
-LOW, HIGH = 0.75, 1.35
-#: a singular value is near one between these
-NEAR = (0.5, 2.0)
-#: standard errors that a difference in accuracy has to have, to count
-ERRORS = 3.0
+#: conserved, from 8 layers on: the mean, root mean square over layers, within this many times the
+#: 1/sqrt(n) by which that of n units scatters; the variance between these at every depth
+MEAN, LOW, HIGH = 2.0, 0.75, 1.35
+#: a singular value is near one up to this factor; they stay there where so large a share of them is
+#: near one over 32 layers, and delta changes by less than that factor over 100
+NEAR, SHARE = 2.0, 0.9
 
 
 @dataclass(frozen=True)
@@ -124,8 +136,8 @@ def moment_map() -> tuple[list[Measurement], list[Series]]:
                     f"{found.points} points of theorem 1's region"),
         Measurement("Omega is mapped into itself", float(found.inside), "", 1.0,
                     f"variances to {found.nu[0]:.3f}..{found.nu[1]:.3f}"),
-        Measurement("chi_1 at the fixed point", MeanField("selu", 1.0).chi_1, "", 1.0716,
-                    "E[selu'(z)^2]: what a layer multiplies delta^2 by"),
+        Measurement("chi_1 at the fixed point", MeanField("selu", 1.0).chi_1, "", 1.0,
+                    "E[selu'(z)^2], the factor on |delta|^2; 1 keeps it"),
         Measurement("units that theorem 1 speaks of", in_theorem(256), "share of units", None,
                     "sum of weights within 0.1 of 0, squares 0.95 to 1.1; LeCun, width 256"),
     ]  # fmt: skip
@@ -147,243 +159,231 @@ def singular_values(start: Start, depth: int, found: Digits) -> Tensor:
     return torch.from_numpy(seen.deep.log_values)
 
 
+#: the nets that are trained, and the tasks with their numbers of hidden layers
 TRAINED = {
-    "SELU, LeCun": (F.selu, LECUN),
-    "ReLU, PyTorch's default": (torch.relu, DEFAULT),
-    "ReLU, He": (torch.relu, HE),
-    "SELU, PyTorch's default": (F.selu, DEFAULT),
+    "SELU, LeCun's": Kind("SELU", F.selu, LECUN),
+    "ReLU, default": Kind("ReLU", torch.relu, DEFAULT),
+    "ReLU, He's": Kind("ReLU", torch.relu, HE),
+    "SELU, default": Kind("SELU", F.selu, DEFAULT),
 }
-Split = tuple[Tensor, Tensor, Tensor, Tensor]
+TASKS = {"digits, 8 layers": 8, "digits, 32 layers": 32, "breast cancer, 8 layers": 8}
 
 
-def accuracies(name: str, depth: int, split: Split, copies: int, steps: int, seed: int) -> Tensor:
-    """Train nets of 64 units with Adam; test accuracies, (copies,)."""
-    x, y, x_test, y_test = split
-    phi, start = TRAINED[name]
-    sizes = [x.shape[1]] + [64] * depth + [int(y.max()) + 1]
-    nets = Nets(sizes, phi, start, copies, torch.float32)
-    train(nets, torch.optim.Adam(nets.parameters(), lr=1e-3), x, y, steps, seed)
-    return nets.accuracy(x_test, y_test)
-
-
-def measure(setup: Setup) -> Measured:
-    """Run it."""
-    depths = (8, 32, 100) if setup.quick else (8, 32, 100, 300, 1000)
-    width, samples, copies, steps = (128, 64, 2, 60) if setup.quick else (256, 128, 5, 400)
-    found = digits(3_000)
-    setup.at(0.0, "the moment map")
-    numbers, series = moment_map()
-    x = found.x[:samples]
-    x = (x - x.mean()) / x.std()
+def activations(setup: Setup, x: Tensor, depths: tuple[int, ...], width: int) -> Found:
+    """Mean and variance over depth, right and wrong ways."""
+    numbers: list[Measurement] = []
+    series: list[Series] = []
     rows: list[tuple[str | float | int, ...]] = []
+    last = depths[-1]
     for k, way in enumerate((*RIGHT, *WRONG)):
-        setup.at(0.05 + 0.04 * k, f"{way.name}: {depths[-1]} layers")
-        means, variances = through(way, x, depths[-1], width)
+        setup.at(0.05 + 0.04 * k, f"{way.name}: {last} layers")
+        means, variances = through(way, x, last, width)
         settled = way.expected(width)
-        late = variances[7:]
         listed = (
             ("mean", means[-1], 0.0 if way in RIGHT else None),
             ("variance", variances[-1], settled),
-            ("lowest variance", min(late), None),
-            ("highest variance", max(late), None),
+            ("rms of the mean", math.hypot(*means[7:]) / math.sqrt(last - 7), None),
+            ("lowest variance", min(variances[7:]), None),
+            ("highest variance", max(variances[7:]), None),
         )
         numbers += [
             Measurement(f"{way.name}: {what}", value, "", expected, "from 8 layers on", tabled=True)
             for what, value, expected in listed
         ]
         rows.append((way.name, *(variances[d - 1] for d in depths), settled, means[-1]))
-        if way.scale == 1.0:
-            xs = [d for d in range(1, depths[-1] + 1) if d < 100 or d % 10 == 0]
-            ys = tuple(variances[d - 1] for d in xs)
-            series.append(
-                Series("Variance of the activations of real nets", way.name,
-                       tuple(map(float, xs)), ys, "layer", "variance", log_y=True)
-            )  # fmt: skip
-    activations = Table(f"Activations, width {width}: variance over depth",
-                        ("net", *(f"layer {d}" for d in depths), "theory", "mean at the end"),
-                        tuple(rows))  # fmt: skip
+        xs = [d for d in range(1, last + 1) if d <= 8 or d % (last // 25) == 0]
+        if way in WRONG:  # He's weights would leave nothing to see of the others
+            xs = [d for d in xs if variances[d - 1] <= 1_000]
+        ways = "Right start" if way in RIGHT else "Wrong start or dropout (to 1,000)"
+        series.append(
+            Series(f"{ways}: variance of the activations", way.name, tuple(map(float, xs)),
+                   tuple(variances[d - 1] for d in xs), "layer", "variance", way in WRONG)
+        )  # fmt: skip
+    columns = ("net", *(f"layer {d}" for d in depths), "theory", "mean at the end")
+    title = f"Activations, width {width}: variance over depth"
+    return numbers, series, Table(title, columns, tuple(rows))
 
-    rows = []
+
+def gradients(setup: Setup, found: Digits, width: int) -> Found:
+    """Delta over 100 layers."""
+    x, y = found.x_test[:16], found.y_test[:16]
+    numbers: list[Measurement] = []
+    series: list[Series] = []
+    rows: list[tuple[str | float | int, ...]] = []
     for start in (LECUN, DEFAULT, GAIN, ORTHOGONAL_1):
         setup.at(0.4, f"{start.name}: delta over 100 layers")
         nets = Nets([found.pixels] + [width] * 100 + [10], F.selu, start, 4)
-        logs = deltas(nets, found.x_test[:16], found.y_test[:16]).log().mean((1, 2))
+        logs = deltas(nets, x, y).log().mean((1, 2))
         with torch.no_grad():
             first = float(nets.layers(x)[1][0].square().mean())
         bias = start.bias_variance(width)
         theory = blocks.plain("selu", start.variance, bias, blocks=99, start=first)
         decay = float(logs[0] - logs[-1])
+        told = math.exp(decay / 99), math.exp(theory.rate), math.exp(decay), theory.ratio
         at = f"delta, {start.name}"
         numbers += [
-            Measurement(f"{at}: factor per layer", math.exp(decay / 99), "",
-                        math.exp(theory.rate), "geometric mean over 100 layers", tabled=True),
-            Measurement(f"{at}: over 100 layers", math.exp(decay), "", theory.ratio, "",
-                        tabled=True),
+            Measurement(f"{at}: factor per layer", told[0], "", told[1],
+                        "geometric mean over 100 layers", tabled=True),
+            Measurement(f"{at}: over 100 layers", told[2], "", told[3], "", tabled=True),
         ]  # fmt: skip
-        rows.append((start.name, math.exp(decay / 99), math.exp(theory.rate), math.exp(decay),
-                     theory.ratio))  # fmt: skip
-        if start in (LECUN, DEFAULT, GAIN):
+        rows.append((start.name, *told))
+        if start is not ORTHOGONAL_1:
             expected = [float(theory.rates[i:].sum()) for i in range(100)]
-            for what, y in (("measured", (logs - logs[-1]).tolist()), ("theory", expected)):
-                series.append(
-                    Series("The error signal of SELU nets, from the top layer down",
-                           f"{start.name}, {what}", tuple(float(i + 1) for i in range(100)),
-                           tuple(y), "layer i", "ln |delta^i| / |delta^T|, nats")
-                )  # fmt: skip
-    gradients = Table(f"Delta over 100 layers of {width}",
-                      ("net", "factor", "theory", "over 100", "theory "), tuple(rows))  # fmt: skip
+            series += beside("SELU: the error signal over depth, measured and from theory",
+                             start.name, (logs - logs[-1]).tolist(), expected)  # fmt: skip
+    columns = ("net", "factor per layer", "theory", "over 100 layers", "theory over 100")
+    return numbers, series, Table(f"Delta, 100 layers of {width}", columns, tuple(rows))
 
-    rows = []
+
+def spreads(setup: Setup, found: Digits) -> Found:
+    """Singular values over 2, 8 and 32 layers."""
+    numbers: list[Measurement] = []
+    series: list[Series] = []
+    rows: list[tuple[str | float | int, ...]] = []
+    title = "Singular values from activation 1 to activation T"
+    root = math.sqrt(MeanField("selu", 1.0).chi_1)
     for start in (LECUN, ORTHOGONAL_1):
         for depth in (2, 8, 32):
             setup.at(0.5, f"{start.name}: singular values over {depth} layers")
             log = singular_values(start, depth, found)
-            near = float(((log > math.log(NEAR[0])) & (log < math.log(NEAR[1]))).double().mean())
-            mean_square = float((2 * log).exp().mean())
-            per_layer = mean_square ** (1 / (2 * (depth - 1)))
+            near = float((log.abs() < math.log(NEAR)).double().mean())
+            per_layer = float((2 * log).exp().mean()) ** (1 / (2 * (depth - 1)))
             low, middle, high = (float(v) for v in log[:, [-1, 32, 0]].mean(0).exp())
             at = f"singular values, {start.name}, {depth} layers"
             numbers += [
-                Measurement(f"{at}: {what}", value, "", expected, "", tabled=True)
-                for what, value, expected in (
-                    ("near one", near, None), ("largest", high, None), ("median", middle, None),
-                    ("smallest", low, None), ("rms per layer", per_layer, math.sqrt(1.0716)),
-                )
+                Measurement(f"{at}: {what}", value, tabled=True)
+                for what, value in (("near one", near), ("largest", high), ("median", middle),
+                                    ("smallest", low))
             ]  # fmt: skip
+            numbers.append(Measurement(f"{at}: rms per layer", per_layer, "", root, tabled=True))
             rows.append((start.name, depth, high, middle, low, near, per_layer))
-    values = Table("Singular values from activation 1 to activation T, width 64",
-                   ("weights", "T", "largest", "median", "smallest", "share in 1/2..2",
-                    "rms per layer"), tuple(rows))  # fmt: skip
+            if start is LECUN or depth == 32:
+                ranks = range(0, 64, 3)
+                series.append(
+                    Series(title, f"{start.name}, T = {depth}", tuple(k + 1.0 for k in ranks),
+                           tuple(log[:, ranks].mean(0).tolist()), "rank, of 64", "ln s, nats")
+                )  # fmt: skip
+    columns = ("weights", "T", "largest", "median", "smallest", f"share in 1/{NEAR:g}..{NEAR:g}",
+               "rms per layer")  # fmt: skip
+    return numbers, series, Table(f"{title}, width 64", columns, tuple(rows))
 
-    rows = []
-    image: Split = found.x, found.y, found.x_test, found.y_test
-    tumours = breast_cancer()
-    tasks = {"digits, 8 layers": (8, image), "digits, 32 layers": (32, image),
-             "breast cancer, 8 layers": (8, tumours)}  # fmt: skip
-    nets_trained = list(TRAINED)[: 3 if setup.quick else 4]
-    for k, (task, (depth, split)) in enumerate(tasks.items()):
-        reached: dict[str, Tensor] = {}
-        for name in nets_trained:
-            setup.at(0.6 + 0.13 * k, f"training: {task}, {name}")
-            reached[name] = accuracies(name, depth, split, copies, steps, setup.seed)
-        for name, accuracy in reached.items():
-            gain = reached["SELU, LeCun"] - accuracy
-            error = float(gain.std() / math.sqrt(copies))
-            spread = float(accuracy.std())
-            numbers += [
-                Measurement(f"{task}, {name}: {what}", value, "", None, "", tabled=True)
-                for what, value in (
-                    ("accuracy", float(accuracy.mean())), ("spread", spread),
-                    ("SELU ahead by", float(gain.mean())), ("standard error", error),
-                )
-            ]  # fmt: skip
-            ahead = "" if name == "SELU, LeCun" else f"{float(gain.mean()):+.3f} ± {error:.3f}"
-            rows.append((task, name, f"{float(accuracy.mean()):.3f} ± {spread:.3f}", ahead))
-    trained = Table(
-        f"Training: {steps} updates of Adam, {copies} seeds (± standard deviation; of the "
-        "difference its standard error)",
-        ("task", "net", "test accuracy", "SELU, LeCun, ahead by"),
-        tuple(rows),
+
+def measure(setup: Setup) -> Measured:
+    """Run it."""
+    depths = (8, 32, 100) if setup.quick else (8, 32, 100, 300, 1000)
+    width, samples = (128, 64) if setup.quick else (256, 128)
+    copies, steps, nets = (4, 60, 3) if setup.quick else (6, 400, 4)
+    setup.at(0.0, "the moment map")
+    numbers, series = moment_map()
+    numbers += [
+        Measurement("deepest", depths[-1], "layers"),
+        Measurement("scatter", width**-0.5, "", None, "of the mean of as many units as are wide"),
+    ]
+    found, tumours = digits(3_000), breast_cancer()
+    x = found.x[:samples]
+    images = found.x, found.y, found.x_test, found.y_test
+    tasks = {t: (images if "digits" in t else tumours, depth) for t, depth in TASKS.items()}
+    parts = (
+        activations(setup, (x - x.mean()) / x.std(), depths, width),
+        gradients(setup, found, width),
+        spreads(setup, found),
+        contest(setup, tasks, dict(list(TRAINED.items())[:nets]), copies, steps),
     )
+    numbers += [m for part in parts for m in part[0]]
+    series += [s for part in parts for s in part[1]]
     data = (f"{found.name} and scikit-learn's breast cancer ({len(tumours[0])} training, "
             f"{len(tumours[2])} test samples of {tumours[0].shape[1]} features)")  # fmt: skip
     settings = {
-        "depths": depths, "width": width, "samples": samples, "dropout": DROP, "seeds": copies,
-        "updates": steps, "trained": "64 units, Adam, lr 0.001",
+        "depths": depths, "width": width, "samples": samples, "dropout": DROP,
+        "trained": "64 units, Adam, lr 0.001",
+        "conserved": f"from 8 layers on the variance from {LOW} to {HIGH}, the mean (root mean "
+        f"square over layers) within {MEAN:g}/sqrt(width)",
+        "singular values near one": f"{SHARE:.0%} of them from 1/{NEAR:g} to {NEAR:g} over 32 "
+        f"layers, and delta within that factor over 100",
     }  # fmt: skip
-    tables = (activations, gradients, values, trained)
-    return Measured(tuple(numbers), data, settings, tuple(series), tables)
+    return Measured(tuple(numbers), data, settings, tuple(series), tuple(p[2] for p in parts))
 
 
 def conserved(v: Values, way: Way) -> bool:
     """Whether mean and variance stay at 0 and 1 from 8 layers on."""
     low, high = v[f"{way.name}: lowest variance"], v[f"{way.name}: highest variance"]
-    return low >= LOW and high <= HIGH and abs(v[f"{way.name}: mean"]) <= 0.1
+    return low >= LOW and high <= HIGH and v[f"{way.name}: rms of the mean"] <= MEAN * v["scatter"]
 
 
-def judge_training(v: Values) -> Claim:
-    """Whether deep SELU nets learn better than ReLU nets."""
-    tasks = ("digits, 8 layers", "digits, 32 layers", "breast cancer, 8 layers")
-    better: list[str] = []
-    told: list[str] = []
-    for task in tasks:
-        parts: list[str] = []
-        for name in ("ReLU, PyTorch's default", "ReLU, He"):
-            gain, error = v[f"{task}, {name}: SELU ahead by"], v[f"{task}, {name}: standard error"]
-            parts.append(f"{gain:+.1%} ± {error:.1%} against {name}")
-            if gain > ERRORS * error:
-                better.append(f"{task} against {name}")
-        told.append(f"{task}: {v[f'{task}, SELU, LeCun: accuracy']:.1%}, {', '.join(parts)}")
-    every = len(better) == 2 * len(tasks)
-    verdict: Verdict = "holds" if every else "holds in part" if better else (
-        "does not hold as printed")  # fmt: skip
-    return Claim(
-        "deep self-normalizing nets learn where others do not",
-        verdict,
-        f"Accuracy of SELU: {'; '.join(told)}.",
-        ""
-        if every
-        else f"SELU is ahead by {ERRORS:.0f} standard errors: "
-        f"{', '.join(better) or 'nowhere'}; elsewhere not.",
-    )
-
-
-def judge(v: Values) -> tuple[Claim, ...]:
-    """Verdicts from the measured values."""
+def judge_activations(v: Values) -> tuple[Claim, Claim, Claim]:
+    """The map, and what real nets conserve."""
     norm, largest = v["norm of the map's Jacobian at (0, 1)"], v["largest norm over Omega"]
     fixed = max(abs(v["fixed point: mean"]), abs(v["fixed point: variance"] - 1)) <= 1e-9
-    pulls = fixed and norm < 1 and largest < 1 and v["Omega is mapped into itself"] == 1
+    inside = v["Omega is mapped into itself"] == 1
+    pulls = fixed and norm < 1 and largest < 1 and inside
     right, wrong = [conserved(v, w) for w in RIGHT], [conserved(v, w) for w in WRONG]
     lowest = min(v[f"{w.name}: lowest variance"] for w in RIGHT)
     highest = max(v[f"{w.name}: highest variance"] for w in RIGHT)
-    at = "delta, LeCun normal"
-    factor, over = v[f"{at}: factor per layer"], v[f"{at}: over 100 layers"]
-    deep = "singular values, LeCun normal, 32 layers"
-    near, chi = v[f"{deep}: near one"], v["chi_1 at the fixed point"]
-    turned = "singular values, orthogonal, 32 layers"
-    stay = near >= 0.9 and over < 2
+    mean = max(v[f"{w.name}: rms of the mean"] for w in RIGHT)
     return (
         Claim(
             "(mean, variance) = (0, 1) is a stable fixed point of the moment map",
             "holds" if pulls else "does not hold as printed",
-            f"The map leaves (0, 1) where it is, its Jacobian has norm {norm:.4f} there and at "
-            f"most {largest:.3f} over the region of theorem 1, which it maps into itself. "
-            "(The theorem speaks of single units whose weights have nearly sum 0 and sum of "
-            f"squares 1: {v['units that theorem 1 speaks of']:.0%} of those with LeCun's weights.)",
+            f"The map {'leaves (0, 1) where it is' if fixed else 'moves (0, 1)'}; its Jacobian has "
+            f"norm {norm:.4f} there and at most {largest:.3f} on a grid over the region of theorem "
+            f"1, which it {'maps' if inside else 'does not map'} into itself. (The theorem speaks "
+            "of single units whose weights have nearly sum 0 and sum of squares 1: "
+            f"{v['units that theorem 1 speaks of']:.0%} of those with LeCun's weights.)",
+            "" if pulls else "Not for the map computed here: look for a mistake.",
         ),
         Claim(
-            "real nets conserve mean 0 and variance 1: LeCun normal weights, AlphaDropout",
-            "holds" if all(right) else "holds in part" if any(right) else
-            "does not hold as printed",
-            f"From 8 layers down to the deepest the variance stays between {lowest:.2f} and "
-            f"{highest:.2f}, also with AlphaDropout and from inputs twice and half as large.",
-            "" if all(right) else "Not in all of these nets: see the table.",
+            "scaled ELUs conserve mean 0 and variance 1: LeCun normal weights, AlphaDropout",
+            of_all(right),
+            f"From 8 layers to {v['deepest']:.0f} the variance stays between {lowest:.2f} and "
+            f"{highest:.2f}, with AlphaDropout and without, and from inputs twice and half as "
+            f"large; the mean is {mean:.2f} off 0 (root mean square over layers; at this width it "
+            f"scatters by {v['scatter']:.2f}).",
+            "" if all(right) else "Not in: "
+            + "; ".join(w.name for w, kept in zip(RIGHT, right, strict=True) if not kept) + ".",
         ),
         Claim(
-            "also with the initialisations that PyTorch has at hand, and with plain Dropout",
-            "holds" if all(wrong) else "holds in part" if any(wrong) else
-            "does not hold as printed",
-            "Variance at the end: "
+            "with any weights and dropout (the statement names none): those PyTorch has at hand",
+            of_all(wrong),
+            f"Variance after {v['deepest']:.0f} layers: "
             + ", ".join(f"{v[f'{w.name}: variance']:.2g} ({w.name})" for w in WRONG) + ".",
             "" if all(wrong) else "It takes n_in Var(W) = 1 and AlphaDropout; "
             "torch.nn.init.calculate_gain('selu') = 3/4 is not that gain.",
         ),
-        Claim(
-            "so singular values stay near one",
-            "holds" if stay else "does not hold as printed",
-            f"At the fixed point chi_1 = {chi:.4f}, so that theory has delta grow by "
-            f"{math.sqrt(chi):.4f} per layer and {chi**49.5:.0f} times over 100 layers while the "
-            f"activations are conserved; measured: {factor:.4f} and {over:.0f} (the mean "
-            f"of logarithms, at finite width). Single singular values spread: over 32 layers "
-            f"from {v[f'{deep}: smallest']:.0e} to {v[f'{deep}: largest']:.0f} with a median of "
-            f"{v[f'{deep}: median']:.0e}, {near:.0%} of them between 1/2 and 2; with orthogonal "
-            f"weights {v[f'{turned}: near one']:.0%} (median {v[f'{turned}: median']:.2f}).",
-            "" if stay else "The claim stops at the activations. Of the singular values only the "
-            "mean square per layer is near one, chi_1 = 1.0716: delta does not vanish, and grows "
-            "by sqrt(chi_1) = 1.035 per layer.",
-        ),
-        judge_training(v),
     )  # fmt: skip
+
+
+def judge_singular(v: Values) -> Claim:
+    """Where the claim stops: delta and singular values."""
+    factor, over = (v[f"delta, LeCun normal: {k}"] for k in ("factor per layer", "over 100 layers"))
+    one, deep = (f"singular values, LeCun normal, {T} layers" for T in (2, 32))
+    turned = "singular values, orthogonal, 32 layers"
+    near, chi = v[f"{deep}: near one"], v["chi_1 at the fixed point"]
+    stay = near >= SHARE and 1 / NEAR < over < NEAR
+    kept = all(conserved(v, way) for way in RIGHT)
+    return Claim(
+        "so singular values stay near one",
+        "holds" if stay else "does not hold as printed",
+        f"At the fixed point chi_1 = {chi:.4f}, so that theory has delta grow by "
+        f"{math.sqrt(chi):.4f} per layer, {chi**49.5:.0f} times over 100 layers; measured: "
+        f"{factor:.4f} and {over:.0f} (geometric mean; finite width takes some off). Single "
+        f"singular values spread: of one layer's {v[f'{one}: near one']:.0%} are between "
+        f"1/{NEAR:g} and {NEAR:g}, of 32 layers' {near:.0%}, from {v[f'{deep}: smallest']:.0e} to "
+        f"{v[f'{deep}: largest']:.0f} with a median of {v[f'{deep}: median']:.0e}; with orthogonal "
+        f"weights {v[f'{turned}: near one']:.0%} (median {v[f'{turned}: median']:.2f}).",
+        "" if stay else ("The claim stops at the activations, which stay. " if kept else "")
+        + "Of the singular values only the root mean square per layer is near one, "
+        f"{v[f'{deep}: rms per layer']:.3f} over 32 layers (theory: sqrt(chi_1)): delta "
+        + (f"does not vanish, it grows by {factor - 1:.1%} per layer" if factor > 1 else
+           f"shrinks by {1 - factor:.1%} per layer")
+        + ", and most directions are lost" * (v[f"{deep}: median"] < 1 / NEAR) + ".",
+    )  # fmt: skip
+
+
+def judge(v: Values) -> tuple[Claim, ...]:
+    """Verdicts from the measured values."""
+    learns = "as a cure: deep SELU nets learn more than deep ReLU nets"
+    against = ("ReLU, default", "ReLU, He's")
+    return (*judge_activations(v), judge_singular(v), judge_contest(v, learns, TASKS, against))
 
 
 STUDY = Study(

@@ -1,0 +1,208 @@
+"""The tables: detected, named rightly, false alarms, repaired, time."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.broken_programs import repair
+from benchmarks.broken_programs.descriptions import Case
+from benchmarks.broken_programs.faults import named
+from rich.console import Console
+from rich.table import Table
+
+WHEN = ("start", "early")
+#: a program has learned where it closes this part of the gap between a constant and perfection
+LEARNED = 0.3
+#: how far below the published metric a program may stay and still count as trained well
+MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """One program with one seed.
+
+    Attributes:
+        key: `DL-SO-48385830/buggy/0`.
+        case: its case.
+        which: `buggy` or `correct`.
+        result: what `run.one` returned.
+    """
+
+    key: str
+    case: Case
+    which: str
+    result: Mapping[str, Any]
+
+    @property
+    def sick(self) -> bool:
+        """Whether it is broken, by its publication."""
+        return self.case.role == "sick" and self.which == "buggy"
+
+    def codes(self, when: str, severity: str = "issue") -> frozenset[str]:
+        """Codes of the findings; an error of `diagnose` is none."""
+        found = self.result.get("diagnosis", {}).get(when, {}).get("findings", ())
+        return frozenset(f["code"] for f in found if f["severity"] == severity)
+
+    def alarmed(self) -> bool:
+        """Whether there is an issue before or early in training."""
+        return any(self.codes(when) for when in WHEN)
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is clearly better than the best constant output."""
+        metric, constant = self.result.get("metric"), self.result.get("constant")
+        if metric is None or constant is None:
+            return False
+        if self.case.metric == "loss":
+            return metric <= constant + MARGIN
+        return metric >= constant + LEARNED * (1 - constant)
+
+    @property
+    def well(self) -> bool:
+        """Whether it trains well here: it learns, and reaches what was published."""
+        metric, target = self.result.get("metric"), self.case.target
+        if not self.learned or metric is None:
+            return False
+        if target is None:
+            return True
+        if self.case.metric == "loss":
+            return metric <= target + MARGIN
+        return metric >= target - MARGIN
+
+
+def rows(results: Mapping[str, Mapping[str, Any]], cases: tuple[Case, ...]) -> list[Row]:
+    """The results with their cases."""
+    by_id = {case.id: case for case in cases}
+    found = []
+    for key, result in results.items():
+        name, which, _ = key.rsplit("/", 2)
+        if name in by_id and "metric" in result:
+            found.append(Row(key, by_id[name], which, result))
+    return found
+
+
+def summary(found: list[Row]) -> dict[str, tuple[int, int]]:
+    """How many of how many, by name.
+
+    Args:
+        found: the rows.
+
+    Returns:
+        Counts for the sick, the controls, and the published fixes.
+    """
+    sick = [r for r in found if r.sick]
+    controls = [r for r in found if r.case.role == "healthy" and r.which == "buggy"]
+    fixes = [r for r in found if r.which == "correct"]
+    derived = [r for r in fixes if not (r.case.correct_from or "").startswith("published")]
+    published = [r for r in fixes if r not in derived]
+    counts: dict[str, tuple[int, int]] = {}
+
+    def count(name: str, of: list[Row], test: Any) -> None:
+        counts[name] = sum(bool(test(r)) for r in of), len(of)
+
+    count("sick: detected at the start", sick, lambda r: r.codes("start"))
+    count("sick: detected early", sick, lambda r: r.codes("early"))
+    count("sick: detected at either", sick, Row.alarmed)
+    count(
+        "sick: named rightly at the start", sick, lambda r: named(r.case.faults, r.codes("start"))
+    )
+    count("sick: named rightly early", sick, lambda r: named(r.case.faults, r.codes("early")))
+    count(
+        "sick: named rightly at either",
+        sick,
+        lambda r: any(named(r.case.faults, r.codes(when)) for when in WHEN),
+    )
+    failing = [r for r in sick if not r.well]
+    count("sick that fail here, too: detected", failing, Row.alarmed)
+    for name, group in (
+        ("controls", controls),
+        ("published fixes", published),
+        ("AutoTrainer's solutions", derived),
+    ):
+        well = [r for r in group if r.well]
+        count(f"{name}: false alarm at the start, of those that train well", well, _at("start"))
+        count(f"{name}: false alarm early, of those that train well", well, _at("early"))
+        count(f"{name}: alarm, of those that do not", [r for r in group if not r.well], Row.alarmed)
+    judged = [(r, repaired(r, found)) for r in sick if "metric" in r.result.get("cure", {})]
+    known = [verdict for _, verdict in judged if verdict is not None]
+    if known:
+        counts["sick: repaired"] = sum(known), len(known)
+    return counts
+
+
+def _at(when: str) -> Any:
+    return lambda row: row.codes(when)
+
+
+def repaired(row: Row, found: list[Row]) -> bool | None:
+    """Whether the cure of a sick program is as good as its fix, measured here or published."""
+    seed = row.key.rsplit("/", 1)[1]
+    fixed = [r for r in found if r.key == f"{row.case.id}/correct/{seed}"]
+    wanted = fixed[0].result["metric"] if fixed else row.case.target
+    lower = row.case.metric == "loss"
+    return repair.repaired(row.result["cure"]["metric"], wanted, lower_is_better=lower)
+
+
+def show(
+    results: Mapping[str, Mapping[str, Any]], cases: tuple[Case, ...], console: Console
+) -> None:
+    """Print one line per program and the summary."""
+    found = rows(results, cases)
+    table = Table(title="Programs")
+    for name in ("program", "fault", "metric", "fails", "start", "early", "ms/update", "x"):
+        table.add_column(name, overflow="fold")
+    for row in sorted(found, key=lambda r: (not r.sick, r.which, r.key)):
+        table.add_row(*_cells(row))
+    console.print(table)
+    total = Table(title="Summary")
+    for name in ("what", "of", "share"):
+        total.add_column(name)
+    for name, (part, of) in summary(found).items():
+        total.add_row(name, f"{part}/{of}", f"{part / of:.0%}" if of else "")
+    console.print(total)
+    costs = [c for r in found if (c := _cost(r)) is not None]
+    if costs:
+        console.print(f"diagnose costs {statistics.median(costs):.0f} updates in the median")
+    none = [case.id for case in cases if case.role == "no program"]
+    if none:
+        console.print(f"without a published program, not run: {', '.join(none)}")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    result = row.result
+    metric = result["metric"]
+    target = row.case.target
+    shown = "nan" if metric is None else f"{metric:.3f}"
+    shown += "" if target is None else f" ({target:.3f})"
+    fault = ", ".join(row.case.faults) if row.sick else ""
+    role = fault or ("fix" if row.which == "correct" else "control")
+    cost = _cost(row)
+    return (
+        row.key,
+        role,
+        shown,
+        "" if row.well else "fails",
+        *(_codes(row, when) for when in WHEN),
+        f"{1e3 * result['seconds_per_update']:.2f}",
+        "" if cost is None else f"{cost:.0f}",
+    )
+
+
+def _codes(row: Row, when: str) -> str:
+    found = row.result.get("diagnosis", {}).get(when, {})
+    if "error" in found:
+        return "error"
+    tips = sorted(row.codes(when, "tip"))
+    codes = sorted(row.codes(when))
+    mark = "*" if row.sick and named(row.case.faults, row.codes(when)) else ""
+    return " ".join(codes) + mark + (f" ({' '.join(tips)})" if tips else "")
+
+
+def _cost(row: Row) -> float | None:
+    """Time of one diagnosis in updates."""
+    spent = row.result.get("diagnosis", {}).get("start", {}).get("seconds")
+    per = row.result.get("seconds_per_update")
+    return spent / per if spent and per else None
