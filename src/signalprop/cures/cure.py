@@ -11,8 +11,9 @@ from signalprop.cures.surgery import copied
 from signalprop.cures.training import Training
 from signalprop.errors import SignalpropError
 
-#: of the network; of the network, for which it needs data; of how it is trained
-Changes = Literal["model", "model with data", "training"]
+#: of the network; of the network, for which it needs data; of it and how it is trained; only of
+#: how it is trained, which is measured once and stands for all seeds
+Changes = Literal["model", "model with data", "training", "settings"]
 
 
 class DoesNotApply(SignalpropError):  # noqa: N818 - it is no mistake
@@ -29,8 +30,8 @@ class Cure:
         name: e.g. `he-init`.
         treats: codes of the findings it is for.
         changes: what it takes: `model` f(model, *, inplace=False, ...) -> model; `model with data`
-            f(model, data, *, inplace=False, ...) -> model; `training` f(training, data, ...) ->
-            training, which adds the lines to paste by itself.
+            f(model, data, *, inplace=False, ...) -> model; `training` and `settings` f(training,
+            data, ...) -> training, which add the lines to paste by themselves.
         function: the function.
         options: keyword arguments that are not the function's defaults.
     """
@@ -59,7 +60,7 @@ class Cure:
         """The line a user pastes; of a cure of the training, where it comes from."""
         told = "".join(f", {k}={v!r}" for k, v in self.options)
         name = self.function.__name__
-        if self.changes == "training":
+        if self.changes in ("training", "settings"):
             return f"signalprop.cures.{name}"
         data = ", data" if self.changes == "model with data" else ""
         return f"model = signalprop.cures.{name}(model{data}{told})"
@@ -82,7 +83,7 @@ class Cure:
             DoesNotApply: there is nothing to change.
         """
         own = replace(training, model=copied(training.model))
-        if self.changes == "training":
+        if self.changes in ("training", "settings"):
             return self.function(own, data, **dict(self.options))
         args = (own.model, data) if self.changes == "model with data" else (own.model,)
         model = self.function(*args, inplace=True, **dict(self.options))

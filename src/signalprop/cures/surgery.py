@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,8 @@ def fitted(new: nn.Module, old: nn.Module, root: nn.Module) -> nn.Module:
 
 def _moved(module: nn.Module, like: Tensor) -> None:
     """Its own tensors, not its children's."""
-    for store in (module._parameters, module._buffers):
+    for own in (module._parameters, module._buffers):
+        store = cast("dict[str, Tensor | None]", own)
         for key, tensor in store.items():
             if tensor is None:
                 continue

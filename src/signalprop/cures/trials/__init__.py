@@ -1,0 +1,1 @@
+"""Trials: candidates and the untouched network, under the same seeds and batches."""
