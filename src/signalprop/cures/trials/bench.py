@@ -60,6 +60,10 @@ class Bench:
         tracks = [e.track for e in entered]
         return race(tracks, self.seeds, self.steps, self.engine, str(self.store.folder), self.tell)
 
+    def has(self, candidate: Candidate) -> bool:
+        """Whether it has been tried."""
+        return name_of(candidate) in self.entrants
+
     def _enter(self, name: str, cures: Candidate, trainings: list[Training]) -> Entrant:
         key = re.sub(r"[^a-z0-9]+", "-", name.lower())
         for seed, training in zip(self.seeds, trainings, strict=True):

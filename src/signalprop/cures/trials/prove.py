@@ -20,7 +20,7 @@ from signalprop.cures.cure import Cure
 from signalprop.cures.surgery import copied
 from signalprop.cures.training import Recipe, Training, applied
 from signalprop.cures.trials import data as trial_data
-from signalprop.cures.trials.bench import Bench, name_of
+from signalprop.cures.trials.bench import Bench
 from signalprop.cures.trials.budget import seconds_of, step_seconds, steps_within
 from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.engine import EngineName, cores
@@ -124,7 +124,7 @@ def cure(
         stack.enter_context(random_state())
         batches_of = trial_data.read(data, held_out, batch_size=batch_size)
         models = _models(model, chosen)
-        recipe = _recipe(optimizer, models[0] if callable_only(model) else model)
+        recipe = _recipe(optimizer, model if isinstance(model, nn.Module) else models[0])
         bases = [Training(m, loss, recipe) for m in models]
         before = _diagnosed(bases[0], batches_of, batch_dim)
         say = progress or (lambda done, total, what: None)
@@ -153,9 +153,7 @@ def cure(
                 together((*best.cures, *extra), CATALOGUE)
                 for extra in prescribe(again.findings, CATALOGUE, most=max(most // 2, 1))
             ]
-            plan = [
-                c for c in more if name_of(c) not in bench.entrants and len(c) > len(best.cures)
-            ]
+            plan = [c for c in more if set(c) > set(best.cures) and not bench.has(c)]
             if not plan:
                 break
             complete = bench.round(plan)
@@ -195,11 +193,6 @@ def _candidates(
     if cures is None:
         return prescribe(findings, CATALOGUE, most=most)
     return [(one,) for one in cures]
-
-
-def callable_only(model: Any) -> bool:
-    """Whether this builds networks rather than being one."""
-    return not isinstance(model, nn.Module)
 
 
 def _models(model: nn.Module | Make, seeds: tuple[int, ...]) -> list[nn.Module]:
