@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from tests.jacobian.test_krylov import deep, with_spectrum
+from tests.jacobian.test_krylov import (
+    BLOCKS,
+    KINDS,
+    block_of,
+    covered,
+    deep,
+    of_kind,
+    with_spectrum,
+)
 from tests.jacobian.test_operator import operator_of
 
 from signalprop.errors import SignalpropError
@@ -12,6 +20,7 @@ from signalprop.jacobian import exact
 from signalprop.jacobian.density import density
 from signalprop.jacobian.operator import Dense
 
+SIDE = torch.arange(160.0, dtype=torch.float64)
 GRID = torch.logspace(-3, 1, 400, dtype=torch.float64)
 
 
@@ -47,6 +56,31 @@ def test_deep_network():
     s = exact.singular_values(operator_of(model, x)).values
     found = density(operator_of(model, x), steps=20)
     assert distance(found, s) < 0.06
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "decaying"])
+def test_the_errors_of_quantiles_cover(kind):
+    """Also where values are too small to be told apart, and one node stands for many."""
+    shares = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9)
+    decaying = ((with_spectrum(0.93**SIDE, seed=i), 0.93 ** SIDE[None], None) for i in range(8))
+    off, errors = [], []
+    for J, s, draw in decaying if kind == "decaying" else of_kind(kind, 8):
+        value, error = density(Dense(J), generator=draw).quantiles(shares)
+        off.append((value - torch.quantile(s, torch.tensor(shares).double(), dim=1).T).abs())
+        errors.append(error + 1e-12)
+    assert covered(off, errors) >= 0.88
+    if kind in ("gaussian", "near-isometric", "outlier"):  # and are not wide for it
+        inner = slice(2, None)
+        ratio = torch.cat(errors)[:, inner].median() / torch.cat(off)[:, inner].median()
+        assert ratio < 6
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_of_networks(name):
+    op, s = block_of(name)
+    least = 0.1 * float(s.max())
+    s = torch.nn.functional.pad(s, (0, op.columns - s.shape[1]))
+    assert distance(density(op, steps=24, probes=16), s, least) < 0.1
 
 
 def test_more_probes_come_nearer():

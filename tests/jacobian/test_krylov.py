@@ -1,5 +1,6 @@
 """The largest singular values by block Krylov: right, or known to be wrong."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -40,6 +41,95 @@ def deep(kind, width=96, depth=24, seed=0):
     return nn.Sequential(*layers)
 
 
+def relu_product(widths, draw):
+    """The Jacobian of a ReLU network at He's initialisation."""
+    J = torch.eye(widths[0], dtype=torch.float64)
+    x = torch.randn(widths[0], generator=draw, dtype=torch.float64)
+    for n, m in pairwise(widths):
+        W = torch.randn(m, n, generator=draw, dtype=torch.float64) * (2 / n) ** 0.5
+        h = W @ x
+        x, J = h.relu(), (h > 0).double()[:, None] * (W @ J)
+    return J
+
+
+SIDE = torch.arange(160.0, dtype=torch.float64)
+NOISE = lambda draw: torch.randn(160, 160, generator=draw, dtype=torch.float64) / 160**0.5  # noqa: E731
+#: random operators of several kinds, from a seed and a generator
+KINDS = {
+    "gaussian": lambda seed, draw: NOISE(draw),
+    "he relu": lambda seed, draw: relu_product([160] * 9, draw),
+    "rank-deficient relu": lambda seed, draw: relu_product([160] * 5 + [24] + [160] * 3, draw),
+    "near-isometric": lambda seed, draw: (
+        with_spectrum(torch.ones(160), seed=seed)[0] + 0.03 * NOISE(draw)
+    ),
+    "clustered": lambda seed, draw: with_spectrum(
+        torch.where(SIDE < 12, 2 - 0.004 * SIDE, 1 - 0.9 * SIDE / 160), seed=seed
+    )[0],
+    "outlier": lambda seed, draw: with_spectrum(
+        torch.where(SIDE < 1, 30.0, 1 - 0.5 * SIDE / 160), seed=seed
+    )[0],
+}
+
+
+def of_kind(kind, count):
+    """Operators one by one, as each stops for itself: matrix, its values, a generator."""
+    for seed in range(count):
+        J = KINDS[kind](seed, torch.Generator().manual_seed(seed))[None]
+        yield J, torch.linalg.svdvals(J), torch.Generator().manual_seed(100 + seed)
+
+
+def covered(off, errors):
+    """Share of what lies within twice its stated error, beside the rounding of the truth."""
+    return float((torch.cat(off) <= 2 * torch.cat(errors)).double().mean())
+
+
+class Image(nn.Module):
+    """Convolution and group normalisation beside a skip."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1), nn.GroupNorm(2, 6)
+
+    def forward(self, x):
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+class Encoder(nn.Module):
+    def __init__(self, norm_first):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            12, 3, 24, dropout=0.0, batch_first=True, norm_first=norm_first
+        )
+
+    def forward(self, x):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            return self.layer(x)
+
+
+#: blocks of networks as they are, (3, elements) up to 216
+BLOCKS = {
+    "convolution": (lambda: nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU()), (3, 6, 6, 6)),
+    "residual image block": (Image, (3, 6, 6, 6)),
+    "strided convolution, batch norm": (
+        lambda: nn.Sequential(nn.Conv2d(6, 12, 3, 2, 1), nn.BatchNorm2d(12)).eval(),
+        (3, 6, 8, 8),
+    ),
+    "attention block": (lambda: Encoder(False), (3, 14, 12)),
+    "attention block, norm first": (lambda: Encoder(True), (3, 14, 12)),
+    "layer norm": (lambda: nn.Sequential(nn.Linear(12, 12), nn.LayerNorm(12)), (3, 14, 12)),
+}
+
+
+def block_of(name):
+    """The operator in float32, and the exact singular values in float64."""
+    torch.manual_seed(0)
+    build, shape = BLOCKS[name]
+    model, x = build(), torch.randn(shape)
+    op = operator_of(model, x)
+    wide = copy.deepcopy(model).double()
+    return op, torch.linalg.svdvals(exact.matrices(operator_of(wide, x.double())))
+
+
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
 @pytest.mark.parametrize("k", [1, 4, 8])
 def test_deep_networks_to_the_tolerance(kind, k):
@@ -70,6 +160,33 @@ def test_the_stated_errors_cover(s, shape):
         assert (found.values <= s[:4] + found.errors).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_errors_that_decide_when_to_stop_cover(kind, dtype):
+    off, errors = [], []
+    for J, s, draw in of_kind(kind, 8):
+        for tol in (1e-2, 1e-4):
+            found = krylov.top(Dense(J.to(dtype)), 4, tol=tol, generator=draw)
+            off.append((found.values - s[:, :4]).abs())
+            errors.append(found.errors)
+            assert (off[-1] <= 2 * tol * s[:, :4])[found.converged].all()
+        whole = krylov.spectrum_top(Dense(J.to(dtype)), 4, generator=draw)
+        assert bool(whole.converged.all())
+        off.append((whole.values - s[:, :4]).abs())
+        errors.append(whole.errors)
+    assert covered(off, errors) >= 0.95
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_of_networks(name):
+    op, s = block_of(name)
+    found = krylov.top(op, 4, vectors=200)
+    assert ((found.values - s[:, :4]).abs() <= found.errors).all()
+    best = krylov.spectrum_top(op, 4)
+    assert bool(best.converged.all())
+    assert torch.allclose(best.values, s[:, :4], rtol=2e-4, atol=0)
+
+
 def test_errors_fall_by_the_rate_of_the_space():
     """Every step adds a factor of about (s_5 / s_k)^4 in s^2, more for a Krylov space."""
     s = 0.7 ** torch.arange(100.0, dtype=torch.float64)
@@ -97,14 +214,32 @@ def test_a_rank_that_is_exhausted_is_zero_never_noise(rank, dtype):
     assert found.reliable[:, :kept].all()
 
 
-def test_rank_deficient_relu_network():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rank_deficient_relu_network(dtype):
     """Plain bidiagonalisation was 120 times wrong on one of these."""
+    close = 1e-5 if dtype == torch.float32 else 1e-12
     for seed in range(3):
-        model, x = deep("relu", width=64, depth=30, seed=seed), torch.randn(8, 64)
-        truth = exact.singular_values(operator_of(model, x)).values
-        found = krylov.top(operator_of(model, x), 8, vectors=200)
+        model, x = deep("relu", width=64, depth=30, seed=seed).to(dtype), torch.randn(8, 64)
+        op = operator_of(model, x.to(dtype))
+        truth = exact.singular_values(op).values
+        found = krylov.top(op, 8, vectors=200)
         off = (found.values - truth[:, :8]).abs()
-        assert (off <= found.errors + 1e-5 * truth[:, :1]).all()
+        assert (off <= found.errors + close * truth[:, :1]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rank", [3, 7, 12])
+def test_the_rank_of_a_relu_network_is_all_that_is_found(rank, dtype):
+    """Asked for more than there are, from a space that breaks down."""
+    for seed in range(5):
+        draw = torch.Generator().manual_seed(seed)
+        J = relu_product([96] * 4 + [rank] + [96] * 4, draw)
+        s = torch.linalg.svdvals(J)
+        there = int((s > 1e-12 * s[0]).sum())  # some of the narrow layer's units may be dead
+        found = krylov.top(Dense(J[None].to(dtype)), rank + 4, vectors=400)
+        close = 3e-5 if dtype == torch.float32 else 1e-11
+        assert torch.allclose(found.values[0, :there], s[:there], rtol=0, atol=close * float(s[0]))
+        assert not found.values[0, there:].any()
 
 
 def test_ranks_that_differ_within_a_batch():
@@ -123,6 +258,30 @@ def test_values_that_come_several_times():
     op = Dense(with_spectrum([3.0] * 4 + [2.0] * 4 + [1.0] * 60))
     truth = torch.tensor([[3.0] * 4 + [2.0] * 2], dtype=torch.float64)
     assert torch.allclose(krylov.top(op, 6, vectors=200).values, truth, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_an_invariant_space_is_not_taken_for_the_whole(block):
+    """An isometry hands every direction back: a space of few vectors never leaves itself."""
+    found = krylov.top(Dense(2 * torch.eye(80)[None]), 4, block=block)
+    assert found.converged.all()
+    assert torch.allclose(found.values, torch.full((1, 4), 2.0, dtype=torch.float64))
+    deficient = with_spectrum([3.0, 3.0, 3.0], 80, 80)
+    found = krylov.top(Dense(deficient), 5, block=block)
+    assert found.converged.all()
+    assert torch.allclose(found.values, torch.tensor([[3.0, 3.0, 3.0, 0, 0]], dtype=torch.float64))
+
+
+def test_few_vectors_reach_further_where_values_are_close():
+    """Top of a flat spectrum, with the same number of vectors."""
+    op = Dense(with_spectrum(torch.linspace(1.0, 0.5, 400), batch=4))
+    truth = torch.linspace(1.0, 0.5, 400, dtype=torch.float64)[:4]
+    off = {}
+    for block in (2, 5):
+        found = krylov.top(op, 4, tol=1e-9, block=block, vectors=50)
+        off[block] = ((truth - found.values) / truth).abs().amax()
+        assert ((truth - found.values).abs() <= 2 * found.errors).double().mean() > 0.9
+    assert off[2] < 0.5 * off[5]
 
 
 @pytest.mark.parametrize("k", [2, 8])

@@ -6,7 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.jacobian.test_krylov import deep, with_spectrum
+from tests.jacobian.test_krylov import (
+    BLOCKS,
+    KINDS,
+    block_of,
+    covered,
+    deep,
+    of_kind,
+    with_spectrum,
+)
 from tests.jacobian.test_operator import operator_of
 from tests.references import jacobian_twin as twin
 
@@ -68,6 +76,44 @@ def test_error_bars_cover_over_200_trials(name, count):
         assert abs(((value - truth) / truth).mean()) < 4 * (value / truth).std() / 200**0.5 + 1e-9
         if "deflated" not in way and name in ("flat", "slow"):
             assert covered <= 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_errors_that_decide_when_to_stop_cover(kind, dtype):
+    squares, fourths = ([], []), ([], [])
+    for J, s, draw in of_kind(kind, 12):
+        for tol in (0.1, 0.03, 0.01):
+            found = norms.moments(Dense(J.to(dtype)), tol=tol, generator=draw)
+            squares[0].append(found.squares - s.square().sum(1))
+            squares[1].append(found.squares_error)
+            fourths[0].append(found.fourths - s.pow(4).sum(1))
+            fourths[1].append(found.fourths_error)
+            value, error = found.frobenius
+            assert bool(found.converged) == bool(error <= (1 + 1e-6) * tol * value)
+    for off, errors in (squares, fourths):
+        assert covered([a.abs() for a in off], errors) >= 0.88
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_counted_exactly_keeps_the_error_of_rounding(dtype):
+    for J, s, draw in of_kind("rank-deficient relu", 5):
+        found = norms.moments(Dense(J.to(dtype)), vectors=160, generator=draw)
+        eps = torch.finfo(dtype).eps
+        assert (found.squares_error <= 1e-12 + 5 * eps * found.squares).all()
+        assert ((found.squares - s.square().sum(1)).abs() <= 2 * found.squares_error).all()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_of_networks(name):
+    op, s = block_of(name)
+    found = norms.moments(op, tol=0.02)
+    value, error = found.frobenius
+    truth = s.norm(dim=1)
+    assert bool(found.converged.all())
+    assert ((value - truth).abs() <= 4 * error).all()
+    assert ((value - truth).abs() <= 0.06 * truth).all()
+    assert ((found.fourths - s.pow(4).sum(1)).abs() <= 4 * found.fourths_error).all()
 
 
 def test_hutchinson_falls_with_the_root_and_deflation_with_the_spectrum():

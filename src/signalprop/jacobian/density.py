@@ -13,11 +13,14 @@ from torch import Tensor
 
 from signalprop.jacobian.basis import negligible
 from signalprop.jacobian.exact import finite
+from signalprop.jacobian.norms import student
 from signalprop.jacobian.operator import Operator, working
 from signalprop.jacobian.probes import gaussian, generator_of
 
 #: ln s of what counts as zero
 _LEAST = -700.0
+#: share of the distance of two nodes by which a line between them may be off, from experiment
+LINE = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Density:
     def zero(self) -> tuple[Tensor, Tensor]:
         """Share of the n values that is zero, and its standard error over the probes, (batch,)."""
         found = (self.weights * (self.nodes == 0)).sum(2)
-        return found.mean(1), found.std(1) / math.sqrt(found.shape[1])
+        return _mean(found)
 
     def cumulative(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Share of the n values that is at most s.
@@ -57,7 +60,7 @@ class Density:
             The mean over probes and its standard error, (batch, g) each.
         """
         found = self._each(at.to(self.nodes))
-        return found.mean(1), found.std(1) / math.sqrt(found.shape[1])
+        return _mean(found)
 
     def density(self, at: Tensor, *, width: float = 0.15) -> Tensor:
         """Share of the n values per unit of ln s, smoothed by a Gaussian; zeros do not show.
@@ -83,7 +86,9 @@ class Density:
             at: shares between 0 and 1.
 
         Returns:
-            The mean over probes and its standard error, (batch, len(at)) each.
+            The mean over probes and its error, (batch, len(at)) each: the standard error, and what
+            a straight line between two nodes may hide: a share of their distance, or all of it
+            below the second, where values may lie anywhere down to zero.
         """
         log, shares = self._sorted()
         wanted = log.new_tensor(at).expand(*log.shape[:2], -1).contiguous()
@@ -95,7 +100,9 @@ class Density:
         # below the first node of all, and up to the share of the zeros, there is no line
         found = torch.where(low > _LEAST, between, torch.where(part > 0, high, low)).exp()
         found = torch.where(found > 1e-300, found, 0)
-        return found.mean(1), found.std(1) / math.sqrt(found.shape[1])
+        hidden = _hidden(log, right, found).mean(1)
+        value, error = _mean(found)
+        return value, (error.square() + hidden.square()).sqrt()
 
     def _each(self, at: Tensor) -> Tensor:
         """Every probe's distribution, (batch, probes, g)."""
@@ -114,6 +121,24 @@ class Density:
         weights = self.weights.gather(2, order)
         shares = weights.cumsum(2) - torch.where(s > 0, weights / 2, 0)
         return s.log().clamp_min(_LEAST).contiguous(), shares.contiguous()
+
+
+def _mean(found: Tensor) -> tuple[Tensor, Tensor]:
+    """Over probes, and its standard error, widened for few of them as Student's t is."""
+    count = found.shape[1]
+    return found.mean(1), found.std(1) / math.sqrt(count) * student(count)
+
+
+def _hidden(log: Tensor, right: Tensor, found: Tensor) -> Tensor:
+    """By how much a quantile below node `right` (and above the one before) may be off for that."""
+    s = torch.where(log > _LEAST, log.exp(), 0.0)
+    last = s.shape[2] - 1
+    first = (s == 0).sum(2, keepdim=True).clamp(max=last)  # the smallest that is not zero
+    upper = right.clamp(max=last).maximum((first + 1).clamp(max=last))
+    apart = s.gather(2, upper) - s.gather(2, (upper - 1).maximum(first))
+    lowest = right <= first + 1
+    share = torch.where(lowest, 1.0, LINE)
+    return torch.where(found > 0, (share * apart).minimum(found), 0.0)
 
 
 def _part(x: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from signalprop.errors import SignalpropError
-from signalprop.jacobian.basis import negligible, orthonormal, rounding
+from signalprop.jacobian.basis import Block, negligible, orthonormal, rounding
 from signalprop.jacobian.exact import MATRICES, finite, singular_values
 from signalprop.jacobian.measures import Values
 from signalprop.jacobian.operator import Operator, working
@@ -25,16 +25,23 @@ EXACT_SIDE = 1024
 
 
 class _Space:
-    """J restricted to growing orthonormal bases: U^T J V = B, J^T U = V B^T + (residual)."""
+    """J restricted to growing orthonormal bases: U^T J V = B, J^T U = V B^T + (residual).
+
+    Where J and J^T hand the space on into itself it is refilled with random directions: there may
+    be more that it does not touch. It is exhausted where J loses such a direction: then, with
+    probability one, it loses all others, too.
+    """
 
     def __init__(self, op: Operator, b: int, generator: torch.Generator) -> None:
-        self.op, self.b = op, b
+        self.op, self.b, self.generator = op, b, generator
         self.drop = negligible(op.dtype)
+        self.fresh = torch.zeros((op.batch, b), dtype=torch.bool, device=op.device)
         W = op.adjoint(gaussian(op, op.rows, b, generator))
         finite(W)
         first = torch.linalg.vector_norm(W, dim=1).amax(-1)
-        self.V = orthonormal(W, None, self.drop * first).basis
-        self.new = self.V
+        found = orthonormal(W, None, self.drop * first)
+        self.V = self.new = found.basis
+        self.exhausted = ~found.kept.all(1)  # b random directions span less than b
         self.U = W.new_zeros((op.batch, op.rows, 0))
         self.B = W.new_zeros((op.batch, 0, 0))
         self.vectors = b
@@ -43,17 +50,33 @@ class _Space:
         """One step: J V, then J^T U. Residuals J^T U - V B^T on the last block, (batch, b, b)."""
         W = self.op.apply(self.new)
         finite(W)
-        found = orthonormal(W, self.U, self.drop * self._largest(W))
+        floor = self.drop * self._largest(W)
+        lost = torch.linalg.vector_norm(W, dim=1) <= floor[:, None]
+        self.exhausted |= (lost & self.fresh).any(1)
+        found = orthonormal(W, self.U, floor)
         self.U = torch.cat([self.U, found.basis], 2)
         below = self.B.new_zeros((len(W), self.b, self.B.shape[2]))
         left = torch.cat([self.B, below], 1)
         self.B = torch.cat([left, torch.cat([found.along, found.own], 1)], 2)
         Z = self.op.adjoint(found.basis)
         after = orthonormal(Z, self.V, self.drop * self._largest(Z))
-        self.new = after.basis
-        self.V = torch.cat([self.V, after.basis], 2)
+        self.new = self._refilled(after)
+        self.V = torch.cat([self.V, self.new], 2)
         self.vectors += 2 * self.b
         return after.rest
+
+    def _refilled(self, after: Block) -> Tensor:
+        """The new directions, with random ones for those that are missing."""
+        missing = ~after.kept & ~self.exhausted[:, None]
+        self.fresh = torch.zeros_like(missing)
+        if not bool(missing.any()):
+            return after.basis
+        drawn = gaussian(self.op, self.op.columns, self.b, self.generator)
+        size = torch.linalg.vector_norm(drawn, dim=1).amin(-1)
+        beside = orthonormal(drawn, torch.cat([self.V, after.basis], 2), 1e-3 * size)
+        self.fresh = missing & beside.kept
+        self.exhausted |= (missing & ~beside.kept).any(1)  # the space is all there is
+        return torch.where(self.fresh[:, None], beside.basis, after.basis)
 
     def _largest(self, W: Tensor) -> Tensor:
         """The longest of J's images of unit vectors so far."""
@@ -124,8 +147,9 @@ def top(
         op: (m, n) per sample.
         k: how many; at most min(m, n) are there.
         tol: relative error that is enough.
-        block: vectors per pass, at least k; k + 1 unless said. Values that come more often than
-            that are found only as often.
+        block: vectors per pass; k + 1 unless said. With fewer, as many vectors reach further where
+            values lie close to each other, but values that come more often than that may be found
+            only as often.
         vectors: how many vectors may go through the operator; half of min(m, n) unless said, and no
             more than 64 blocks.
         generator: where random numbers come from; seed 0 without one.
@@ -141,7 +165,7 @@ def top(
         raise SignalpropError(f"{k} singular values: at least one has to be asked for")
     side = min(op.rows, op.columns)
     k = min(k, side)
-    b = min(max(k, block or max(k + 1, 4)), side)
+    b = min(block or max(k + 1, 4), side)
     most = min(side // 2, 64 * b) if vectors is None else vectors
     space = _Space(op, b, generator_of(generator))
     before = math.inf
@@ -149,15 +173,21 @@ def top(
         rest = space.grow()
         s, errors = space.ritz(rest, k)
         whole = space.V.shape[2] - b >= side
-        done = (errors <= tol * s) | (s == 0) | whole
+        done = (errors <= tol * s) & (s > 0) | (s == 0) & space.exhausted[:, None] | whole
         floor = rounding(op) * s[:, :1]
-        done |= errors <= 0.5 * floor  # as good as it gets
+        done |= (errors <= 0.5 * floor) & (s > 0)  # as good as it gets
+        if s.shape[1] < k and not whole:
+            continue
         converged = done.all(1)
-        worst = float((errors / (tol * s)).masked_fill(done, 0).amax()) if not whole else 0.0
+        open_ = ~done & (s > 0)
+        worst = float((errors / (tol * s)).masked_fill(~open_, 1.0).amax())
         if bool(converged.all()) or _hopeless(worst, before, space.vectors, b, most):
             break
         before = worst
-    errors = torch.where(s == 0, errors, errors + floor)
+    # a zero that is not known to be one may hide what the search has not touched
+    least = s.masked_fill(s == 0, torch.inf).amin(1, keepdim=True)
+    unsure = (s == 0) & ~space.exhausted[:, None] & ~converged[:, None]
+    errors = torch.where(unsure, least, torch.where(s == 0, errors, errors + floor))
     reliable = errors < 0.5 * s
     return Values(s, errors, reliable, "krylov", converged, space.vectors)
 
@@ -166,7 +196,7 @@ def _hopeless(worst: float, before: float, used: int, b: int, most: int) -> bool
     # the fall speeds up as the space grows, so it is counted one and a half times
     if used + 2 * b > most:
         return True
-    if math.isinf(before):
+    if math.isinf(before) or worst <= 1:
         return False
     fall = 1.5 * math.log(before / worst)
     return fall <= 0 or math.log(worst) / fall > (most - used) / (2 * b)
