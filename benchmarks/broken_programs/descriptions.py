@@ -174,6 +174,8 @@ def _target(
     raw: Mapping[str, Any], published: Mapping[str, Any], means: Mapping[str, float]
 ) -> float | None:
     """The published metric of the mended program: of this one, else the mean for its data."""
+    if "target" in raw:
+        return raw["target"]
     key = "loss" if raw.get("metric") == "loss" else "accuracy"
     for when in ("after", "before") if raw["role"] == "healthy" else ("after",):
         value = (published.get(when) or {}).get(key)

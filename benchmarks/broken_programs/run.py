@@ -85,8 +85,10 @@ def _chosen(cases: tuple[Case, ...], parts: Iterable[str]) -> tuple[Case, ...]:
 
 
 def _stamp(program: Program) -> str:
-    """Changes with the description, so that results of an older one are not kept."""
-    text = repr((program.spec, program.case.metric, program.data.what))
+    """Changes with the description and the data, so that older results are not kept."""
+    data = program.data
+    sums = [float(part.double().sum()) for part in (data.x, data.y, data.x_test, data.y_test)]
+    text = repr((program.spec, program.case.metric, data.what, [f"{s:.6g}" for s in sums]))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -16,8 +16,9 @@ from rich.table import Table
 WHEN = ("start", "early")
 #: a program has learned where it closes this part of the gap between a constant and perfection
 LEARNED = 0.3
-#: how far below the published metric a program may stay and still count as trained well
-MARGIN = 0.05
+#: how far below the published metric a program may stay and still count as trained well, and where
+#: it is run smaller than published
+MARGIN, SCALED_MARGIN = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Row:
     def learned(self) -> bool:
         """Whether it is clearly better than the best constant output."""
         metric, constant = self.result.get("metric"), self.result.get("constant")
-        if metric is None or constant is None:
+        if metric is None or constant is None or constant == 1:  # one class: nothing to learn
             return False
         if self.case.metric == "loss":
             return metric <= constant + MARGIN
@@ -68,9 +69,10 @@ class Row:
             return False
         if target is None:
             return True
+        margin = SCALED_MARGIN if self.case.scaled_down else MARGIN
         if self.case.metric == "loss":
-            return metric <= target + MARGIN
-        return metric >= target - MARGIN
+            return metric <= target + margin
+        return metric >= target - margin
 
 
 def rows(results: Mapping[str, Mapping[str, Any]], cases: tuple[Case, ...]) -> list[Row]:
@@ -115,8 +117,8 @@ def summary(found: list[Row]) -> dict[str, tuple[int, int]]:
         sick,
         lambda r: any(named(r.case.faults, r.codes(when)) for when in WHEN),
     )
-    failing = [r for r in sick if not r.well]
-    count("sick that fail here, too: detected", failing, Row.alarmed)
+    mended = [r for r in sick if mends(r, found)]
+    count("sick that the fix makes better here: detected at either", mended, Row.alarmed)
     for name, group in (
         ("controls", controls),
         ("published fixes", published),
@@ -137,11 +139,30 @@ def _at(when: str) -> Any:
     return lambda row: row.codes(when)
 
 
+def mends(row: Row, found: list[Row]) -> bool:
+    """Whether the fix is better here than the sick program; where there is none, whether it fails.
+
+    Some published faults do no harm that can be measured, and some published fixes do no good.
+    """
+    fixed = _fixed(row, found)
+    if fixed is None:
+        return not row.well
+    metric, better = row.result["metric"], fixed.result["metric"]
+    if metric is None or better is None:
+        return better is not None
+    return (metric - better if row.case.metric == "loss" else better - metric) > MARGIN
+
+
+def _fixed(row: Row, found: list[Row]) -> Row | None:
+    """The same case and seed after the fix."""
+    key = f"{row.case.id}/correct/{row.key.rsplit('/', 1)[1]}"
+    return next((r for r in found if r.key == key), None)
+
+
 def repaired(row: Row, found: list[Row]) -> bool | None:
     """Whether the cure of a sick program is as good as its fix, measured here or published."""
-    seed = row.key.rsplit("/", 1)[1]
-    fixed = [r for r in found if r.key == f"{row.case.id}/correct/{seed}"]
-    wanted = fixed[0].result["metric"] if fixed else row.case.target
+    fixed = _fixed(row, found)
+    wanted = row.case.target if fixed is None else fixed.result["metric"]
     lower = row.case.metric == "loss"
     return repair.repaired(row.result["cure"]["metric"], wanted, lower_is_better=lower)
 

@@ -313,3 +313,18 @@ def test_the_batch_to_be_diagnosed_is_neither_tiny_nor_huge() -> None:
     for program in (p for p in programs(CASES) if p.spec.data["name"] == "threshold"):
         assert isinstance(program, Program)
         assert len(program.batch(0)[0]) == 200
+
+
+def test_a_fix_mends_only_where_it_is_better() -> None:
+    case = next(c for c in CASES if c.id == "DL-SO-51930566")
+    sick = _row(case, 0.69, [])
+    for metric, expected in ((0.70, False), (0.90, True), (None, False)):
+        fix = score.Row(f"{case.id}/correct/0", case, "correct", {"metric": metric})
+        assert score.mends(sick, [sick, fix]) is expected
+    assert score.mends(sick, [sick])
+
+
+def test_one_class_is_nothing_to_learn() -> None:
+    case = next(c for c in CASES if c.id == "DL-SO-41372874")
+    row = score.Row(f"{case.id}/buggy/0", case, "buggy", {"metric": 1.0, "constant": 1.0})
+    assert not row.well

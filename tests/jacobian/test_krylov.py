@@ -279,9 +279,9 @@ def test_few_vectors_reach_further_where_values_are_close():
     off = {}
     for block in (2, 5):
         found = krylov.top(op, 4, tol=1e-9, block=block, vectors=50)
-        off[block] = ((truth - found.values) / truth).abs().amax()
+        off[block] = (1 - found.values[:, 0]).abs().amax()
         assert ((truth - found.values).abs() <= 2 * found.errors).double().mean() > 0.9
-    assert off[2] < 0.5 * off[5]
+    assert off[2] < 0.3 * off[5]
 
 
 @pytest.mark.parametrize("k", [2, 8])

@@ -150,8 +150,8 @@ def top(
         block: vectors per pass; k + 1 unless said. With fewer, as many vectors reach further where
             values lie close to each other, but values that come more often than that may be found
             only as often.
-        vectors: how many vectors may go through the operator; half of min(m, n) unless said, and no
-            more than 64 blocks.
+        vectors: how many vectors may go through the operator, all of which are used where that is
+            needed; unless said half of min(m, n), at most 64 blocks, and no more than pays.
         generator: where random numbers come from; seed 0 without one.
 
     Returns:
@@ -181,7 +181,9 @@ def top(
         converged = done.all(1)
         open_ = ~done & (s > 0)
         worst = float((errors / (tol * s)).masked_fill(~open_, 1.0).amax())
-        if bool(converged.all()) or _hopeless(worst, before, space.vectors, b, most):
+        if bool(converged.all()) or space.vectors + 2 * b > most:
+            break
+        if vectors is None and _hopeless(worst, before, space.vectors, b, most):
             break
         before = worst
     # a zero that is not known to be one may hide what the search has not touched
@@ -194,8 +196,6 @@ def top(
 
 def _hopeless(worst: float, before: float, used: int, b: int, most: int) -> bool:
     # the fall speeds up as the space grows, so it is counted one and a half times
-    if used + 2 * b > most:
-        return True
     if math.isinf(before) or worst <= 1:
         return False
     fall = 1.5 * math.log(before / worst)
@@ -207,6 +207,8 @@ def spectrum_top(
     k: int,
     *,
     tol: float = 1e-4,
+    block: int | None = None,
+    vectors: int | None = None,
     budget: int = MATRICES,
     generator: torch.Generator | None = None,
 ) -> Values:
@@ -220,6 +222,8 @@ def spectrum_top(
         op: (m, n) per sample.
         k: how many.
         tol: relative error that is enough.
+        block: as for `top`.
+        vectors: as for `top`; where it is given flat spectra do not go the exact way.
         budget: bytes that the matrices may take.
         generator: where random numbers come from.
 
@@ -235,8 +239,8 @@ def spectrum_top(
     fits = op.batch * op.rows * op.columns * working(op.dtype).itemsize <= budget
     if fits and side <= max(SMALL, 8 * k):
         return _first(singular_values(op, budget=budget), k, 0)
-    found = top(op, k, tol=tol, generator=generator)
-    if bool(found.converged.all()) or not fits or side > EXACT_SIDE:
+    found = top(op, k, tol=tol, block=block, vectors=vectors, generator=generator)
+    if bool(found.converged.all()) or vectors or not fits or side > EXACT_SIDE:
         return found
     return _first(singular_values(op, budget=budget), k, found.vectors)
 

@@ -67,7 +67,7 @@ class Plan:
 
     Attributes:
         kind: "A" has the ReLU behind the addition, "B" before the branch's weights.
-        multiplier: what the branch is multiplied with; see `residual`.
+        multiplier: alpha, what the branch is multiplied with; see `residual`.
         norm: what normalises, None for nothing.
         depth: number of blocks in the network, which Fixup needs.
         factory: device and dtype.
@@ -107,7 +107,9 @@ class Plan:
         """Normalisation, Fixup's bias and the ReLU."""
         return [*self.normalise(size, dims), *self.shift("shift"), ("relu", nn.ReLU())]
 
-    def branch(self, weights: Sequence[nn.Module], sizes: Sequence[int], dims: int) -> nn.Sequential:
+    def branch(
+        self, weights: Sequence[nn.Module], sizes: Sequence[int], dims: int
+    ) -> nn.Sequential:
         """F with its multiplier, from behind the first ReLU of kind B.
 
         Args:
@@ -192,11 +194,15 @@ def plan(kind: str, branch: object, norm: str | None, depth: int | None, **facto
             f"branch has to be None, 'skipinit', 'rezero', 'fixup' or a number, not {branch!r}"
         )
     if multiplier in ("rezero", "fixup") and norm in ("batch", "layer"):
-        raise ValueError(f"branch={multiplier!r} is there to do without norm={norm!r}; leave norm out")
+        raise ValueError(
+            f"branch={multiplier!r} is there to do without norm={norm!r}; leave norm out"
+        )
     if depth is not None:
         _checks.whole("depth", depth)
     elif multiplier == "fixup":
-        raise ValueError("branch='fixup' needs depth=, the number of residual blocks in the network")
+        raise ValueError(
+            "branch='fixup' needs depth=, the number of residual blocks in the network"
+        )
     if norm == "auto":
         norm = "batch" if multiplier is None else None
     return Plan(kind, multiplier, cast(Any, norm), depth, factory)

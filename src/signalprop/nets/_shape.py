@@ -13,14 +13,14 @@ Phi = Callable[[Tensor], Tensor]
 
 #: nodes of the trapezoid rule over +-10 standard deviations, which converges exponentially for
 #: analytic phi; the fine ones are for the rest
-_WIDEST, _COARSE, _FINE = 10.0, 2001, 20001
+_WIDEST, _COARSE, _FINE = 10.0, 801, 20001
 #: where solutions are looked for: ln alpha and beta, and from how many valleys of that grid
-_LOGS = torch.linspace(math.log(1e-3), math.log(5.0), 38, dtype=torch.float64)
-_BETAS = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)
+_LOGS = torch.linspace(math.log(1e-3), math.log(5.0), 38, dtype=torch.float64, device="cpu")
+_BETAS = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64, device="cpu")
 _VALLEYS = 8
 #: Newton's method: steps, halvings of a step, and the residual, as a share of the excess, it is
 #: done at (rounding leaves about 1e-16 / excess)
-_STEPS, _HALVINGS, _CLOSE = 40, 20, 1e-9
+_STEPS, _HALVINGS, _CLOSE = 30, 10, 1e-9
 
 
 class Shape(NamedTuple):
@@ -53,7 +53,9 @@ def shape_of(phi: Phi, zeta: float, depth: int) -> Shape:
     excess = math.expm1(math.log(zeta) / depth)
     name = getattr(phi, "__name__", None) or repr(phi)
     try:
-        found = _solved(phi, excess)
+        # whatever device or gradient mode the network is built under
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+            found = _solved(phi, excess)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"{name} cannot be shaped: it has to be an elementwise, twice differentiable function "
@@ -143,14 +145,18 @@ def _residuals(
 
     Returns:
         Both residuals, gamma and delta, (points,) each.
+
+    Raises:
+        TypeError: phi is not elementwise.
     """
     weights = torch.exp(-0.5 * z * z)
     weights = weights / weights.sum()
     u = alpha[:, None] * z + beta[:, None]
-    with torch.enable_grad():
-        u = u if u.requires_grad else u.requires_grad_()
-        values = phi(u)
-        (slopes,) = torch.autograd.grad(values.sum(), u, create_graph=True)
+    u = u if u.requires_grad else u.requires_grad_()
+    values = phi(u)
+    if not isinstance(values, Tensor) or values.shape != u.shape:
+        raise TypeError("it does not give a tensor of the shape it gets")
+    (slopes,) = torch.autograd.grad(values.sum(), u, create_graph=True)
     delta = -(values @ weights)
     centred = values + delta[:, None]
     gamma = (centred.square() @ weights).rsqrt()

@@ -82,7 +82,8 @@ def set_weight(layer: nn.Module, name: str, value: Tensor) -> None:
                 now = getattr(layer, "weight").detach()  # noqa: B009 - a property to torch only
             if why or not torch.allclose(now, value, rtol=_CLOSE, atol=_CLOSE * _rms(value)):
                 kinds = ", ".join(
-                    type(m).__name__ for m in layer.get_submodule("parametrizations.weight").children()
+                    type(m).__name__
+                    for m in layer.get_submodule("parametrizations.weight").children()
                 )
                 raise ValueError(
                     f"the parametrisation ({kinds}) of layer {name!r} cannot take on this weight"

@@ -146,7 +146,7 @@ class DenoisingAutoencoder(Seeded):
         data: Tensor,
         *,
         epochs: int = 10,
-        lr: float = 1e-3,
+        lr: float = 1e-2,
         batch_size: int = 100,
         weight_decay: float = 0.0,
         progress: Callable[[int, float], None] | None = None,

@@ -82,7 +82,9 @@ class _Highway(nn.Module):
     def extra_repr(self) -> str:
         """The gate's bias, and phi where it is not a module."""
         phi = self.activation
-        named = "" if isinstance(phi, nn.Module) else f", activation={getattr(phi, '__name__', phi)}"
+        named = (
+            "" if isinstance(phi, nn.Module) else f", activation={getattr(phi, '__name__', phi)}"
+        )
         return f"gate_bias={self.gate_bias:g}{named}"
 
 

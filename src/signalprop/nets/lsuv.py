@@ -124,12 +124,13 @@ def lsuv_(
         skipped = _not_done(model, layers, list(before), exclude)
         todo = {name: layers[name] for name in before if name not in skipped}
         kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for name, layer in todo.items():
-            check_weight(layer, name)
-            kept[name] = [(p, p.detach().clone()) for p in layer.parameters()]
-            if orthonormal_start:
-                set_weight(layer, name, filled(layer, name, _orthogonal(generator)))
-                zero_bias_(layer)
+        with random_state():  # so that all passes see the same dropout
+            for name, layer in todo.items():
+                check_weight(layer, name)
+                kept[name] = [(p, p.detach().clone()) for p in layer.parameters()]
+                if orthonormal_start:
+                    set_weight(layer, name, filled(layer, name, _orthogonal(generator)))
+                    zero_bias_(layer)
         scaling = _Scaling(todo, kept, tol, max_iterations)
         _run(model, layers, batch, scaling)
         skipped |= scaling.constant

@@ -124,9 +124,9 @@ class RBM(Seeded):
 
     def free_energy(self, v: Tensor) -> Tensor:
         """F(v) = -ln sum_h exp(-E(v, h)), (n,)."""
-        return self._visible_energy(v) - F.softplus(
-            F.linear(v, self.weight, self.hidden_bias)
-        ).sum(-1)
+        return self._visible_energy(v) - F.softplus(F.linear(v, self.weight, self.hidden_bias)).sum(
+            -1
+        )
 
     def _visible_energy(self, v: Tensor) -> Tensor:
         if self.units == "binary":
@@ -165,6 +165,7 @@ class RBM(Seeded):
         ln_z = torch.cat(terms).logsumexp(0)
         return ln_z + (self.units == "gaussian") * self.visible / 2 * math.log(2 * math.pi)
 
+    @torch.no_grad()  # ln Z is summed without a graph, so a gradient would lack half
     def log_likelihood(self, v: Tensor) -> Tensor:
         """Ln p(v) of each sample, (n,), exactly: -F(v) - ln Z; for small machines."""
         return -self.free_energy(v) - self.log_partition().to(v.dtype)
@@ -280,7 +281,8 @@ class RBM(Seeded):
         Args:
             data: samples, (n, visible), on the parameters' device.
             epochs: how often all samples are seen.
-            lr: rate; 0.1 for binary and 0.001 for Gaussian visible units, where none is given.
+            lr: rate; where none is given 0.1 for binary visible units (0.01 with persistent chains,
+                which lose the model where it moves fast), and 0.001 for Gaussian ones.
             batch_size: samples a step.
             k: steps of the chain.
             persistent: whether the chains go on between steps.
@@ -300,7 +302,8 @@ class RBM(Seeded):
         data = data.to(self.weight)
         if epochs < 0 or batch_size < 1:
             raise ValueError(f"epochs >= 0 and batch_size >= 1, got {epochs} and {batch_size}")
-        lr = (0.1 if self.units == "binary" else 0.001) if lr is None else lr
+        if lr is None:
+            lr = 0.001 if self.units == "gaussian" else 0.01 if persistent else 0.1
         biases = [self.visible_bias, self.hidden_bias]
         optimizer = torch.optim.SGD(
             [{"params": [self.weight], "weight_decay": weight_decay}, {"params": biases}],
@@ -313,9 +316,7 @@ class RBM(Seeded):
                 group["momentum"] = min(EARLY_MOMENTUM, momentum) if epoch < EARLY else momentum
             total = 0.0
             for v in self.minibatches(data, batch_size):
-                up = self.contrastive_divergence(
-                    v, k, persistent=persistent, mean_field=mean_field
-                )
+                up = self.contrastive_divergence(v, k, persistent=persistent, mean_field=mean_field)
                 total += up.reconstruction * len(v)
                 for p, direction in (
                     (self.weight, up.weight),

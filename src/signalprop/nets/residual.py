@@ -8,16 +8,23 @@ r"""Residual blocks A and B, fully connected, and the network of them.
 In A the error signal passes a ReLU at every addition, prod_l D_l (I + alpha F'_l); in B the skip
 path is free of everything, prod_l (I + alpha F'_l). What `branch` sets alpha to:
 
-| branch       | alpha                               | at the start      | source                      |
-|--------------|-------------------------------------|-------------------|-----------------------------|
-| None         | 1, F normalised                     | variance + 1 (B)  | He et al. 2016              |
-| a number     | that, fixed                         | variance x (1 + alpha^2) (B) | 1/sqrt(L): e in all |
-| "skipinit"   | learnt scalar, 0 at the start       | B is the identity | De & Smith 2020             |
-| "rezero"     | the same, and never a normalisation | B is the identity | Bachlechner et al. 2020, eq. 1 |
-| "fixup"      | learnt scalar, 1; last weights of F 0, its other weights L^(-1/(2m-2)) times He's, scalar biases, zero head | B is the identity | Zhang, Dauphin & Ma 2019 |
+| branch     | alpha                         | source                         |
+|------------|-------------------------------|--------------------------------|
+| None       | 1; F normalised               | He et al. 2016                 |
+| a number   | that, fixed, as 1/sqrt(L)     | see below                      |
+| "skipinit" | learnt, 0 at the start        | De & Smith 2020                |
+| "rezero"   | the same; never normalised    | Bachlechner et al. 2020, eq. 1 |
+| "fixup"    | learnt, 1; other rules below  | Zhang, Dauphin & Ma 2019       |
 
-While alpha = 0 no gradient reaches the weights of F: the first step moves alpha alone. Without
-normalisation and multiplier the variance doubles in every block.
+Fixup, of L branches of m weight layers: the last weights of F are 0, its others L^(-1/(2m-2)) times
+He's, the head is 0, and scalar biases stand before every weight layer and ReLU. With the last three
+a block B is the identity at the start, and so is A on what is not negative.
+
+At the start F of B gives what has the variance of its input (without normalisation) or variance 1
+(with it). So a stack multiplies the variance by (1 + alpha^2)^L, 2^L without a multiplier and at
+most e for 1/sqrt(L); with normalisation it adds 1 per block.
+
+While alpha = 0 no gradient reaches the weights of F: the first step moves alpha alone.
 """
 
 from __future__ import annotations

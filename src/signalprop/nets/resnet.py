@@ -197,7 +197,9 @@ class ResNet(nn.Module):
         per = 2 * len(widths)
         if _checks.whole("depth", depth) < per + 2 or (depth - 2) % per:
             near = max(1, round((depth - 2) / per)) * per + 2
-            raise ValueError(f"depth has to be {per}n + 2 with n >= 1, for example {near}, not {depth}")
+            raise ValueError(
+                f"depth has to be {per}n + 2 with n >= 1, for example {near}, not {depth}"
+            )
         _checks.whole("out_features", out_features)
         n = (depth - 2) // per
         count = n * len(widths)
@@ -212,9 +214,7 @@ class ResNet(nn.Module):
             device=device,
             dtype=dtype,
         )
-        self.enter = nn.Sequential(
-            OrderedDict(made.rectified(widths[0], 2) if kind == "A" else [])
-        )
+        self.enter = nn.Sequential(OrderedDict(made.rectified(widths[0], 2) if kind == "A" else []))
         blocks: list[nn.Module] = []
         before = widths[0]
         for stage, width in enumerate(widths):

@@ -1,18 +1,18 @@
 """Self-normalizing networks: SELU, LeCun's weights, alpha dropout.
 
 Klambauer, Unterthiner, Mayr and Hochreiter, "Self-Normalizing Neural Networks", 2017. With
-selu(x) = lambda x for x > 0 and lambda alpha (e^x - 1) else, lambda = 1.0507, alpha = 1.6733 (eq. 2), and
-weights of mean 0 and variance 1 / fan_in, the map from a layer's mean and
-variance to the next one's has the attracting fixed point (0, 1). So activations keep mean 0 and
-variance 1 through any depth without normalisation layers, if the input has them: **standardise the
-input**. The error signal is nearly kept: its norm grows by sqrt(1.0716) = 1.0352 a layer.
+selu(x) = lambda x for x > 0 and lambda alpha (e^x - 1) else (eq. 2), lambda = 1.0507 and alpha =
+1.6733, and weights of mean 0 and variance 1 / fan_in, the map from a layer's mean and variance to
+the next one's has the attracting fixed point (0, 1). So activations keep mean 0 and variance 1
+through any depth without normalisation layers, if the input has them: **standardise the input**.
+The error signal is nearly kept: its norm grows by sqrt(1.0716) = 1.0352 a layer.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from signalprop.nets import _checks
 from signalprop.nets.initialise import lecun_
 
+#: what stands around an image, as for `torch.nn.Conv2d`
+Padding = Literal["replicate", "circular", "reflect", "zeros"]
 T = TypeVar("T", bound=Tensor | nn.Module)
 
 
@@ -41,7 +43,7 @@ def lecun_normal_(target: T, *, generator: torch.Generator | None = None) -> T:
 
 
 class SelfNormalizing(nn.Module):
-    """Fully connected self-normalizing network: (linear, SELU, alpha dropout) per width, then linear.
+    """Fully connected self-normalizing network: linear, SELU, alpha dropout per width; linear head.
 
     Source: Klambauer et al. 2017. Initialised as there: W ~ N(0, 1 / fan_in), b = 0. The input is
     expected to be standardised, mean 0 and variance 1 per feature.
@@ -131,7 +133,7 @@ class SelfNormalizingConv2d(nn.Module):
         kernel_size: int = 3,
         stride: int | Sequence[int] = 1,
         dropout: float = 0.0,
-        padding_mode: str = "replicate",
+        padding_mode: Padding = "replicate",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -181,5 +183,7 @@ def _layer(weight: nn.Module, dropout: float) -> nn.Sequential:
 def _each(name: str, values: Sequence[int]) -> list[int]:
     """At least one whole number above zero."""
     if isinstance(values, int) or not values:
-        raise ValueError(f"{name} has to be a sequence of at least one whole number, not {values!r}")
+        raise ValueError(
+            f"{name} has to be a sequence of at least one whole number, not {values!r}"
+        )
     return [_checks.whole(f"every entry of {name}", value) for value in values]

@@ -1,0 +1,29 @@
+"""The cured architectures as ordinary modules, which need torch and nothing else of this package.
+
+| cure               | modules                                                   |
+|--------------------|-----------------------------------------------------------|
+| highway            | `Highway`, `HighwayConv1d`, `HighwayConv2d`, `HighwayNet` |
+| residual A and B   | `Residual`, `ResidualNet`, `ResidualConv2d`, `ResNet`     |
+| self-normalizing   | `SelfNormalizing`, `SelfNormalizingConv2d`                |
+| activation shaping | `TailoredReLU`, `ShapedActivation`                        |
+
+The residual ones have SkipInit, ReZero, Fixup and fixed multipliers as an option. Each module
+states its equation and paper, and starts as its paper says.
+"""
+
+from signalprop.nets.highway import Highway as Highway
+from signalprop.nets.highway import HighwayConv1d as HighwayConv1d
+from signalprop.nets.highway import HighwayConv2d as HighwayConv2d
+from signalprop.nets.highway import HighwayNet as HighwayNet
+from signalprop.nets.highway import gate_bias_for as gate_bias_for
+from signalprop.nets.residual import Residual as Residual
+from signalprop.nets.residual import ResidualNet as ResidualNet
+from signalprop.nets.resnet import ResidualConv2d as ResidualConv2d
+from signalprop.nets.resnet import ResNet as ResNet
+from signalprop.nets.self_normalizing import SelfNormalizing as SelfNormalizing
+from signalprop.nets.self_normalizing import SelfNormalizingConv2d as SelfNormalizingConv2d
+from signalprop.nets.self_normalizing import lecun_normal_ as lecun_normal_
+from signalprop.nets.shaping import ShapedActivation as ShapedActivation
+from signalprop.nets.shaping import TailoredReLU as TailoredReLU
+from signalprop.nets.shaping import leaky_cosine as leaky_cosine
+from signalprop.nets.shaping import tailored_slope as tailored_slope
