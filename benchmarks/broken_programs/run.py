@@ -32,9 +32,9 @@ RESULTS = Path(__file__).parent.parent / "results" / "broken_programs.json"
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, run what is not done, print the tables."""
     given = _parser().parse_args(arguments)
+    cases = _chosen(load(), given.cases)
     torch.set_num_threads(given.threads)
     console = Console()
-    cases = _chosen(load(), given.cases)
     wanted = [p for p in programs(cases) if given.programs in ("both", p.which)]
     results = _read(given.json)
     todo = [(p, seed) for seed in range(given.seeds) for p in wanted]

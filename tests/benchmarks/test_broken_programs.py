@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from benchmarks.broken_programs import compile as compiled
-from benchmarks.broken_programs import data, faults, fixes, keras, repair, score
+from benchmarks.broken_programs import data, faults, fixes, keras, repair, run, score
 from benchmarks.broken_programs.descriptions import Case, CaseError, Spec, load
 from benchmarks.broken_programs.program import Program, programs
 from torch import nn
@@ -61,8 +62,6 @@ def test_every_program_builds_and_gives_a_loss() -> None:
     ],
 )
 def test_a_wrong_description_is_named(change: dict[str, object], told: str, tmp_path: Path) -> None:
-    import json
-
     raw = json.loads((Path(data.__file__).parent / "cases" / "autotrainer.json").read_text())
     raw["cases"] = [raw["cases"][0] | change]
     (tmp_path / "x.json").write_text(json.dumps(raw))
@@ -328,3 +327,25 @@ def test_one_class_is_nothing_to_learn() -> None:
     case = next(c for c in CASES if c.id == "DL-SO-41372874")
     row = score.Row(f"{case.id}/buggy/0", case, "buggy", {"metric": 1.0, "constant": 1.0})
     assert not row.well
+
+
+def test_the_command_keeps_its_results_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.json"
+    line = ["--cases", "31556268", "--programs", "buggy", "--json", str(path)]
+    line += ["--threads", str(torch.get_num_threads())]
+    run.main([*line, "--diagnose"])
+    kept = json.loads(path.read_text())
+    assert set(kept) == {"DL-SO-31556268/buggy/0"}
+    assert set(kept["DL-SO-31556268/buggy/0"]["diagnosis"]) == {"start", "early"}
+    assert "sick: detected at the start" in capsys.readouterr().out
+    run.main([*line, "--diagnose", "--cure"])
+    again = json.loads(path.read_text())["DL-SO-31556268/buggy/0"]
+    assert again.pop("cure") is not None
+    assert again == kept["DL-SO-31556268/buggy/0"]
+
+
+def test_a_case_that_does_not_exist() -> None:
+    with pytest.raises(SystemExit, match="no case has nonesuch in its id"):
+        run.main(["--cases", "nonesuch"])

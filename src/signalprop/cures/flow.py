@@ -67,7 +67,7 @@ class Flow:
         activated: layers -> activations that take their output.
         normalised: layers whose input comes from a normalisation.
         outputs: layers whose activation is what the model returns.
-        readers: layers that read an input of the model as it is -> a copy of what they read.
+        readers: layers that read nothing but inputs of the model as they are -> a copy of what.
         loss: stands for the user's, for `trace`.
     """
 
@@ -215,7 +215,7 @@ class _Watch(TorchFunctionMode):
         self.open: dict[str, list[_Open]] = {}
         self.activated: dict[str, list[str]] = {}
         self.normalised: set[str] = set()
-        self.readers: dict[str, Tensor] = {}
+        self.readers: dict[str, list[Tensor]] = {}
         self.handles: list[Any] = []
         for name, x in batch.inputs.items():
             if x.is_floating_point():
@@ -263,7 +263,7 @@ class _Watch(TorchFunctionMode):
                 if label[0] == "normalisation":
                     self.normalised.add(path)
                 elif label[0] == "input":
-                    self.readers[path] = x.detach().clone()
+                    self.readers.setdefault(path, []).append(x.detach().clone())
 
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             opened = self.open[path].pop()
@@ -281,7 +281,9 @@ class _Watch(TorchFunctionMode):
             )
             if made is None:
                 return
-            if is_layer(module):
+            label = self.labels.of(made)
+            behind = label is not None and label[0] == "normalisation"  # by a hook of its own
+            if is_layer(module) and not behind:
                 self.labels.put(made, ("layer", path))
             elif kinds.kind_of_module(module) == "normalisation":
                 self.labels.put(made, ("normalisation", ""))
@@ -316,7 +318,11 @@ class _Watch(TorchFunctionMode):
             activated=self.activated,
             normalised=frozenset(self.normalised),
             outputs=frozenset(x[1] for x in labels if x is not None and x[0] == "activation"),
-            readers=self.readers,
+            readers={
+                path: torch.cat(read) if len({x.shape[1:] for x in read}) == 1 else read[0]
+                for path, read in self.readers.items()
+                if len(read) == len(self.calls[path])
+            },
             loss=loss,
         )
 

@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from signalprop.capture import batch as batches
 from signalprop.capture import kinds, observe
 from signalprop.capture.batch import Batch
 from signalprop.capture.modules import torch_name
-from signalprop.capture.sandbox import untouched
+from signalprop.capture.sandbox import Sandbox, untouched
 from signalprop.errors import BatchError, ModelError, SignalpropError
 from signalprop.nets._weights import LAYERS
 from signalprop.theory.activations import NAMED, Activation
@@ -139,7 +141,12 @@ def attempted(model: nn.Module, data: Any, run: Callable[[Batch], T]) -> T:
     failure: Exception | None = None
     for loss in _readings(data, model):
         try:
-            with untouched(model), observe.eager(), warnings.catch_warnings():
+            with (
+                untouched(model) as sandbox,
+                observe.eager(),
+                warnings.catch_warnings(),
+                _Writes(sandbox),
+            ):
                 warnings.simplefilter("ignore")  # the user's own pass tells them
                 batch = batches.read(data, model, loss, gradients=False)
                 if batch.size == 0:
@@ -157,6 +164,35 @@ def attempted(model: nn.Module, data: Any, run: Callable[[Batch], T]) -> T:
         f"the model raised on the batch: {type(failure).__name__}: {said[0].rstrip('. ')}; check "
         "that the batch is what model.forward takes"
     ) from failure
+
+
+class _Writes(TorchFunctionMode):
+    """Has parameters that a forward is about to write to copied before."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__()
+        self.sandbox = sandbox
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a torch function."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        written = [kwargs.get("out")]
+        if name.startswith("_foreach") or (name.endswith("_") and name != "requires_grad_"):
+            if name[-2:-1] != "_" or name.startswith("__i") or name == "__setitem__":
+                written.append(args[0] if args else None)
+        if kwargs.get("max_norm") is not None:
+            written += args[1:2]  # an embedding that shortens its own rows
+        for x in tree_leaves(written):
+            if isinstance(x, Tensor):
+                self.sandbox.before_write(x)
+        return func(*args, **kwargs)
 
 
 def _readings(data: Any, model: nn.Module) -> Iterator[Callable[..., Tensor]]:
@@ -179,6 +215,8 @@ def is_activation(module: nn.Module) -> bool:
         return torch_name(module) in ELEMENTWISE
     if module._parameters or module._buffers or kinds.kind_of_module(module) not in (None, "slope"):
         return False
+    if module._forward_hooks or module._forward_pre_hooks:  # not to be set off by trying it
+        return kinds.kind_of_module(module) == "slope"
     # somebody's own: by what it does
     try:
         found = Activation.of(module)

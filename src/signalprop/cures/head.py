@@ -26,7 +26,7 @@ from signalprop.diagnosis.program_words import shape_text
 
 SIGMOIDS = frozenset({"sigmoid", "hardsigmoid", "logsigmoid"})
 SOFTMAXES = frozenset({"softmax", "log_softmax"})
-#: losses of class numbers, of logits and of probabilities
+#: losses of classes
 CLASSED = frozenset({"cross_entropy", "nll_loss", "probability_nll", "kl_div"})
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -514,6 +514,8 @@ def use_mse(training: Training, data: Any) -> Training:
             f"{shape_text(tuple(y.shape))}; give the last layer as many outputs as a target has "
             "numbers"
         )
+    if scores.ndim > 1 and class_numbers(y, tuple(scores.shape)) is not None and y.ndim > 1:
+        raise DoesNotApply("the targets are classes, for which cross-entropy is made")
     if end.op and end.path is None and not end.in_loss:
         raise DoesNotApply(end.why)
     model = training.model

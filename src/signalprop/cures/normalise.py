@@ -78,8 +78,8 @@ def normalise(
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
         >>> data = (torch.randn(32, 8), torch.randint(2, (32,)))
-        >>> normalise(net, data)[0].norm
-        BatchNorm1d(16, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+        >>> type(normalise(net, data)[0].norm).__name__
+        'BatchNorm1d'
     """
     if kind not in get_args(Norm):
         raise SignalpropError(f"kind has to be one of {', '.join(get_args(Norm))}, not {kind!r}")

@@ -16,9 +16,12 @@ from torch import nn
 
 from signalprop.capture import observe
 from signalprop.capture.trace import Trace
-from signalprop.cures.flow import Flow, flow, is_layer, spatial
+from signalprop.cures.flow import Call, Flow, flow, is_layer, spatial
 
-#: a part of more layers is looked into instead of being skipped as a whole
+#: names and modules
+Children = list[tuple[str, nn.Module]]
+
+#: a block that stands alone and has more layers is looked into, not skipped as a whole
 PART = 3
 
 
@@ -113,7 +116,7 @@ class _Search:
         block = repeated and _layers(module) and not isinstance(module, nn.ModuleList)
         if not (is_layer(module) or block) or not self.free(path) or not self.seen.fits(path):
             return None
-        if type(module) is nn.Sequential and _layers(module) > PART:
+        if type(module) is nn.Sequential and _layers(module) > self.layers:
             return None  # it has runs of its own
         calls = self.seen.calls[path]
         if path not in self.hidden or self.counts[path] < len(calls) or calls[0].final:
@@ -131,16 +134,29 @@ class _Search:
             stop = starts[i + self.layers] if i + self.layers < len(starts) else len(children)
             run = children[begin:stop]
             place = None
-            if all(_whole(c, kinds[type(c)] > 1) for _, c in run):
-                place = self.run(path, run, more=stop < len(children))
+            if all(self.whole(c, kinds[type(c)] > 1) for _, c in run):
+                place = self.run(path, children, run, more=stop < len(children))
             if place is not None:
                 yield place
             i += self.layers if place is not None else 1
 
-    def run(self, path: str, run: list[tuple[str, nn.Module]], more: bool) -> Place | None:
+    def whole(self, module: nn.Module, repeated: bool) -> bool:
+        """Whether a skip may go around a child as a whole."""
+        if type(module) is nn.Sequential:
+            return _layers(module) <= self.layers
+        return repeated or _layers(module) <= PART
+
+    def turns(self, children: Children, child: nn.Module, key: str) -> list[Call]:
+        """The calls of a child at its place; the same module may stand at several."""
+        calls = self.seen.calls.get(self.paths.get(id(child), ""), [])
+        places = [k for k, c in children if c is child]
+        if len(calls) % len(places):
+            return []
+        return calls[places.index(key) :: len(places)]
+
+    def run(self, path: str, children: Children, run: Children, more: bool) -> Place | None:
         """One run, cut at its end to what keeps the shape."""
-        calls = [self.seen.calls.get(f"{path}.{k}" if path else k, []) for k, _ in run]
-        # a shared child goes by another name, and was called for others as well
+        calls = [self.turns(children, child, key) for key, child in run]
         if not all(calls) or len({len(c) for c in calls}) > 1:
             return None
         if any(c.overwrites for c in calls[0]) or calls[0][0].given is None:
@@ -155,7 +171,7 @@ class _Search:
             same = all(a.given == b.made for a, b in zip(calls[0], calls[end], strict=True))
             if same and not any(c.final for c in calls[end]):
                 parts = run[: end + 1]
-                if not all(self.free(f"{path}.{k}" if path else k) for k, _ in parts):
+                if not all(self.free(self.paths[id(c)]) for _, c in parts):
                     return None
                 modules = [c for _, c in parts]
                 return self.place(path, parts[0][0], parts[-1][0], modules, calls[0][0].given)
@@ -187,11 +203,6 @@ def _layers(module: nn.Module) -> int:
     if is_layer(module):
         return 1
     return sum(is_layer(m) for m in module.modules())
-
-
-def _whole(module: nn.Module, repeated: bool) -> bool:
-    """Whether a skip may go around a child as a whole."""
-    return _layers(module) <= PART or (repeated and type(module) is not nn.Sequential)
 
 
 def _acts(module: nn.Module) -> bool:

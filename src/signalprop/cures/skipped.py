@@ -108,7 +108,7 @@ class ResidualHook(Hook):
 
 
 class HighwayHook(Hook):
-    """Makes T F(x) + (1 - T) x, the gate from the module's `skip_gate_weight` and `skip_gate_bias`."""
+    """Makes T F(x) + (1 - T) x, the gate from the module's `skip_gate_weight`, `skip_gate_bias`."""
 
     def changed(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The gated sum T y + (1 - T) x."""

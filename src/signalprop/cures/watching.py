@@ -149,7 +149,8 @@ class Watch(TorchFunctionMode):
     # ---- modules ---------------------------------------------------------------------------------
 
     def _attach(self, path: str, module: nn.Module) -> None:
-        closed = isinstance(module, ATOMS) or is_activation(module)
+        activation = is_activation(module)
+        closed = isinstance(module, ATOMS) or activation
         norm = kinds.kind_of_module(module) == "normalisation" and not module._modules
         dropout = isinstance(module, nn.modules.dropout._DropoutNd)
 
@@ -163,7 +164,7 @@ class Watch(TorchFunctionMode):
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._closed -= closed
             if self._closed == 0:
-                self._made(path, module, (args, kwargs), output)
+                self._made(path, module, activation, (args, kwargs), output)
 
         self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         self._handles.append(module.register_forward_hook(leave, with_kwargs=True))
@@ -175,7 +176,9 @@ class Watch(TorchFunctionMode):
             behind = bool(labels) and all(label.direct for label in labels)
             self._kept[path] = self._kept.get(path, True) and behind
 
-    def _made(self, path: str, module: nn.Module, given: Any, output: Any) -> None:
+    def _made(
+        self, path: str, module: nn.Module, activation: bool, given: Any, output: Any
+    ) -> None:
         labels = self._of(given)
         if path in self._layers:
             self._taken(labels)
@@ -186,7 +189,7 @@ class Watch(TorchFunctionMode):
             self._taken(labels)
             depth = max((label.depth for label in labels), default=0)
             self._put(output, _Label(depth=depth + 1))
-        elif is_activation(module):
+        elif activation:
             use = Use(path, torch_name(module), module, module, {})
             self._activated(use, labels, output)
         elif labels and not self._of(output):

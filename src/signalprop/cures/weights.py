@@ -118,7 +118,7 @@ def redraw(
             try:
                 set_weight(layer.module, path, filled(layer.module, path, fill))
             except ValueError as error:
-                why[path] = str(error)
+                nothing = str(error)
                 continue
             zero_bias_(layer.module)
             own = layer.module._parameters.get("bias")
@@ -128,5 +128,5 @@ def redraw(
     if not done:
         if not seen.layers:
             raise DoesNotApply("the model holds no linear or convolution layer")
-        raise DoesNotApply(next(iter(why.values()), nothing) if not layers or why else nothing)
+        raise DoesNotApply(nothing if layers else next(iter(why.values())))
     return done

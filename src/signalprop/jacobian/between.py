@@ -23,6 +23,7 @@ from signalprop.capture.sandbox import Sandbox, random_state, untouched
 from signalprop.capture.seen import Kept
 from signalprop.capture.trace import Trace
 from signalprop.errors import ModelError, SignalpropError
+from signalprop.jacobian.convolution import CheapConvolutions
 from signalprop.jacobian.operator import End, Jacobian
 
 #: a cotangent of one sample that reaches another above this share means that they are coupled
@@ -209,7 +210,7 @@ def _alive(
     for name, tensor in part.inputs.items():
         recorder.see_input(name, tensor)
     try:
-        with recorder:
+        with CheapConvolutions(), recorder:
             model(*part.args, **part.kwargs)
     except Exception as error:
         lines = str(error).strip().splitlines()

@@ -65,6 +65,15 @@ class _Space:
         self.vectors += 2 * self.b
         return after.rest
 
+    def restart(self) -> None:
+        """Go on from random directions: the last ones have told what was asked of them."""
+        drawn = gaussian(self.op, self.op.columns, self.b, self.generator)
+        size = torch.linalg.vector_norm(drawn, dim=1).amin(-1)
+        found = orthonormal(drawn, self.V[:, :, : -self.b], 1e-3 * size)
+        self.fresh, self.new = found.kept, found.basis
+        self.exhausted |= ~found.kept.all(1)
+        self.V = torch.cat([self.V[:, :, : -self.b], found.basis], 2)
+
     def _refilled(self, after: Block) -> Tensor:
         """The new directions, with random ones for those that are missing."""
         missing = ~after.kept & ~self.exhausted[:, None]
@@ -147,9 +156,10 @@ def top(
         op: (m, n) per sample.
         k: how many; at most min(m, n) are there.
         tol: relative error that is enough.
-        block: vectors per pass; k + 1 unless said. With fewer, as many vectors reach further where
-            values lie close to each other, but values that come more often than that may be found
-            only as often.
+        block: vectors per pass; k + 1 unless said. Values that come more often than that are found
+            only as often. With fewer than k, as many vectors reach further where values lie close
+            to each other; then all of `vectors` are used, from new starts, to find values that
+            come more often.
         vectors: how many vectors may go through the operator, all of which are used where that is
             needed; unless said half of min(m, n), at most 64 blocks, and no more than pays.
         generator: where random numbers come from; seed 0 without one.
@@ -172,17 +182,23 @@ def top(
     while True:
         rest = space.grow()
         s, errors = space.ritz(rest, k)
-        whole = space.V.shape[2] - b >= side
+        whole = torch.tensor(space.V.shape[2] - b >= side, device=s.device)
         done = (errors <= tol * s) & (s > 0) | (s == 0) & space.exhausted[:, None] | whole
         floor = rounding(op) * s[:, :1]
         done |= (errors <= 0.5 * floor) & (s > 0)  # as good as it gets
-        if s.shape[1] < k and not whole:
+        if s.shape[1] < k and not bool(whole):
             continue
         converged = done.all(1)
         open_ = ~done & (s > 0)
         worst = float((errors / (tol * s)).masked_fill(~open_, 1.0).amax())
-        if bool(converged.all()) or space.vectors + 2 * b > most:
+        if space.vectors + 2 * b > most:
             break
+        if bool(converged.all()):
+            # of a value that comes more often than b times no more than b are seen from one start
+            if b >= k or bool((whole | space.exhausted).all()):
+                break
+            space.restart()
+            continue
         if vectors is None and _hopeless(worst, before, space.vectors, b, most):
             break
         before = worst

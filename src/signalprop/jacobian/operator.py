@@ -22,6 +22,8 @@ from signalprop.errors import SignalpropError
 BUDGET = 1 << 27
 #: tensors of a batched pass that are alive at the same time, counted generously
 ALIVE = 8
+#: bytes of the largest tensor of a batched pass beyond which a CPU waits for its memory
+CACHE = 3 << 20
 #: vectors in one pass beyond which nothing gets faster
 ENOUGH = 256
 
@@ -191,7 +193,8 @@ class Jacobian:
         self.dtype = min((of.dtype, wrt.dtype), key=lambda dtype: dtype.itemsize)
         self.device = wrt.device
         most = _widest(of, wrt) * max(of.dtype.itemsize, wrt.dtype.itemsize)
-        self._at_once = min(ENOUGH, max(1, budget // (ALIVE * max(most, 1))))
+        room = budget // ALIVE if self.device.type != "cpu" else min(budget // ALIVE, CACHE)
+        self._at_once = min(ENOUGH, max(1, room // max(most, 1)))
         self._batches = True
         self._dual: tuple[Tensor, Tensor] | None = None
 

@@ -299,7 +299,11 @@ def _deep(
     narrow = min(operators[0].columns, *(op.rows for op in operators))
     every = narrow <= WIDE if plan.whole is None else plan.whole
     r = narrow if every else min(plan.k, narrow)
-    found = log_spectrum(operators, r, profile=profile, generator=plan.generator)
+    # where not all are asked for, the errors say what a few sweeps have left unfinished
+    most = 8 if r == narrow else 3
+    found = log_spectrum(
+        operators, r, max_sweeps=most, profile=profile, generator=plan.generator
+    )
     return DeepSpectrum(
         sites=(inside[0].start, *(block.end for block in inside)),
         log_values=_np(found.log_values),
