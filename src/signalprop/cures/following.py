@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from signalprop.capture import batch as batches
 from signalprop.capture import kinds, observe
@@ -164,6 +164,28 @@ def attempted(model: nn.Module, data: Any, run: Callable[[Batch], T]) -> T:
         f"the model raised on the batch: {type(failure).__name__}: {said[0].rstrip('. ')}; check "
         "that the batch is what model.forward takes"
     ) from failure
+
+
+def arguments(model: nn.Module, data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a batch calls a model with, in the first way of meaning it that runs.
+
+    Args:
+        model: the model.
+        data: a batch, as for `diagnose`.
+
+    Returns:
+        Positional and keyword arguments, copies on the model's device. Cost: one forward pass.
+    """
+
+    def run(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def copied(x: Any) -> Any:
+            return x.clone() if isinstance(x, Tensor) else x
+
+        given = tree_map(copied, (batch.args, batch.kwargs))
+        model(*batch.args, **batch.kwargs)
+        return given
+
+    return attempted(model, data, run)
 
 
 class _Writes(TorchFunctionMode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from signalprop.capture import batch as batches
 from signalprop.capture import observe
 from signalprop.cures.cure import DoesNotApply, cure
-from signalprop.cures.following import attempted
+from signalprop.cures.following import arguments
 from signalprop.cures.surgery import copied
 from signalprop.errors import SignalpropError
 from signalprop.nets import pretraining
@@ -83,7 +83,7 @@ def _inputs(model: nn.Module, data: Any) -> Iterator[Tensor]:
     """The one tensor that the model is called with, of every batch."""
     first = batches.first_of(data)
     for batch in [data] if first is data else _all(data):
-        args, kwargs = attempted(model, batch, _given(model))
+        args, kwargs = arguments(model, batch)
         values = [*args, *kwargs.values()]
         if len(values) != 1 or not isinstance(values[0], Tensor):
             raise DoesNotApply("pre-training is for models that are called with one tensor")

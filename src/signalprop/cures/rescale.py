@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from signalprop.capture import kinds, observe
 from signalprop.capture.batch import Batch
 from signalprop.cures.cure import DoesNotApply, cure
-from signalprop.cures.following import Layer, attempted
+from signalprop.cures.following import Layer, arguments, attempted
 from signalprop.cures.gains import activation_of, gain
 from signalprop.cures.surgery import copied
 from signalprop.cures.watching import follow
@@ -66,16 +66,11 @@ def lsuv(
             next(iter(why.values()), "the model holds no linear or convolution layer")
         )
     others = set(named_layers(inner)) - set(layers)
-    args, kwargs = attempted(inner, data, _arguments(inner))
+    args, kwargs = arguments(inner, data)
     try:
-        with torch.autocast("cpu", enabled=False):
-            done = lsuv_(
-                inner,
-                kwargs if kwargs and not args else args,
-                tol=tol,
-                max_iterations=max_iterations,
-                exclude=others,
-            )
+        done = lsuv_(
+            inner, kwargs or args, tol=tol, max_iterations=max_iterations, exclude=others
+        )
     except ValueError as error:
         raise SignalpropError(str(error)) from error
     if not done.layers:
@@ -203,18 +198,3 @@ def _gain_now(layer: nn.Module) -> float:
     strides = math.prod(layer.stride) if isinstance(layer, TRANSPOSED) else 1
     size = tuple(next(blocks(layer, weight)).shape)
     return math.sqrt(fans(size, strides)[0] * float(weight.double().square().mean()))
-
-
-def _arguments(model: nn.Module) -> Any:
-    """A pass that finds in which way a batch is meant."""
-
-    def run(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        kept = (batch.args, batch.kwargs)
-        from torch.utils._pytree import tree_map
-
-        copies = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, kept)
-        with torch.no_grad():
-            model(*copies[0], **copies[1])
-        return kept
-
-    return run

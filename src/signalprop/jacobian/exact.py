@@ -7,8 +7,8 @@ from torch import Tensor
 
 from signalprop.errors import SignalpropError
 from signalprop.jacobian.basis import rounding
-from signalprop.jacobian.measures import Values
 from signalprop.jacobian.operator import Operator, working
+from signalprop.jacobian.values import Values
 
 #: bytes that the matrices of a batch may take
 MATRICES = 1 << 30

@@ -14,9 +14,9 @@ from torch import Tensor
 from signalprop.errors import SignalpropError
 from signalprop.jacobian.basis import Block, negligible, orthonormal, rounding
 from signalprop.jacobian.exact import MATRICES, finite, singular_values
-from signalprop.jacobian.measures import Values
 from signalprop.jacobian.operator import Operator, working
 from signalprop.jacobian.probes import gaussian, generator_of
+from signalprop.jacobian.values import Values
 
 #: sides up to which all singular values are cheaper than a search for the largest
 SMALL = 64

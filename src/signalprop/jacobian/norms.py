@@ -60,20 +60,6 @@ class Moments:
         """||J||_F^2 / n, by what a random signal's mean square is multiplied, and its error."""
         return self.squares / self.columns, self.squares_error / self.columns
 
-    @property
-    def distortion(self) -> tuple[Tensor, Tensor] | None:
-        """sqrt(n sum s^4 / (sum s^2)^2 - 1), see `measures.distortion`, and its standard error.
-
-        The errors of the two sums are added, not squared and added: they come from the same probes.
-        Near an isometry the difference is smaller than its own error; then the error is its root.
-        """
-        if self.fourths is None or self.fourths_error is None:
-            return None
-        ratio = self.columns * self.fourths / self.squares.square()
-        error = ratio * (self.fourths_error / self.fourths + 2 * self.squares_error / self.squares)
-        value = (ratio - 1).clamp_min(0).sqrt()
-        return value, (error / (2 * value)).minimum(error.sqrt())
-
 
 def moments(
     op: Operator,

@@ -19,7 +19,6 @@ from signalprop.jacobian.bounds import certificate
 from signalprop.jacobian.chain import MinusIdentity
 from signalprop.jacobian.density import density
 from signalprop.jacobian.diagonal import diagonal_of
-from signalprop.jacobian.measures import Values
 from signalprop.jacobian.operator import Jacobian, Operator, working
 from signalprop.jacobian.product import log_spectrum
 from signalprop.jacobian.spectra import (
@@ -30,6 +29,7 @@ from signalprop.jacobian.spectra import (
     Spectra,
     Spectrum,
 )
+from signalprop.jacobian.values import Values
 
 #: up to this many singular values all of them are measured, from the matrix
 WIDE = 512
@@ -292,18 +292,14 @@ def _all(op: Operator, whole: bool | None) -> bool:
     return bool(whole) if whole is not None else side <= WIDE and needed <= ROOM
 
 
-def _deep(
-    live: Between, inside: tuple[Block, ...], plan: _Plan, profile: bool
-) -> DeepSpectrum:
+def _deep(live: Between, inside: tuple[Block, ...], plan: _Plan, profile: bool) -> DeepSpectrum:
     operators = [live.jacobian(block.end, block.start) for block in inside]
     narrow = min(operators[0].columns, *(op.rows for op in operators))
     every = narrow <= WIDE if plan.whole is None else plan.whole
     r = narrow if every else min(plan.k, narrow)
     # where not all are asked for, the errors say what a few sweeps have left unfinished
     most = 8 if r == narrow else 3
-    found = log_spectrum(
-        operators, r, max_sweeps=most, profile=profile, generator=plan.generator
-    )
+    found = log_spectrum(operators, r, max_sweeps=most, profile=profile, generator=plan.generator)
     return DeepSpectrum(
         sites=(inside[0].start, *(block.end for block in inside)),
         log_values=_np(found.log_values),

@@ -35,7 +35,7 @@ def shown(result: Any) -> Shown:
     """The views of a result.
 
     Args:
-        result: a `Diagnosis`, a `Trace`, `Spectra` or a `PhaseDiagram`.
+        result: a `Diagnosis`, a `Trace`, `Spectra`, a `PhaseDiagram` or `Trials`.
 
     Returns:
         Its views.
@@ -50,6 +50,9 @@ def shown(result: Any) -> Shown:
         found = _theory(result)
         if found is not None:
             return found
+    # cures need torch, which views of plain data do without
+    if type(result).__module__ == "signalprop.cures.trials.result":
+        return _trials(result)
     from signalprop.report import fragment, sections
 
     made = contents.contents(result)
@@ -67,6 +70,17 @@ def _spectra(result: Spectra) -> Shown:
     return Shown(
         lambda: console.view(result),
         lambda: sections.heading(result),
+        lambda: sections.blocks(result),
+        lambda: fragment.fragment(result),
+    )
+
+
+def _trials(result: Any) -> Shown:
+    from signalprop.report.trials import console, fragment, said, sections
+
+    return Shown(
+        lambda: console.view(result),
+        lambda: said.heading(result),
         lambda: sections.blocks(result),
         lambda: fragment.fragment(result),
     )
