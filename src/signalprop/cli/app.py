@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from signalprop.cli import screen, theory
+from signalprop.cli import cure, screen, theory
 from signalprop.cli.door import BAD_INPUT, FOUND, OK
 from signalprop.cli.options import DEFAULTS, JACOBIAN, RUN, Debug, Html, Json, Options
 
@@ -46,6 +46,7 @@ app = App(
 
     signalprop diagnose train.py:build
     signalprop diagnose models.py:Net --input 32x3x32x32 --classes 10
+    signalprop cure train.py:build
     signalprop spectrum train.py:build --of layer4 --wrt layer1
     signalprop theory phase --activation tanh
     signalprop explain SP101
@@ -54,6 +55,7 @@ app = App(
 )
 theory.app.sort_key = 6
 app.command(theory.app)
+app.command(cure.cure, sort_key=2, help_epilogue=cure.EPILOGUE)
 app.register_install_completion_command(help="Install completion for your shell.", help_epilogue="")
 app["--help"].help = "Print this help, or that of a command."
 app["--version"].help = "Print the versions of signalprop, torch and Python."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from rich.text import Text
 
-from signalprop.cli import blame, screen, session
+from signalprop.cli import screen, session
 from signalprop.cli import target as targets
 from signalprop.cli.door import FOUND, INTERRUPTED, OK
 from signalprop.cli.options import DEFAULTS, Options
@@ -81,11 +81,9 @@ def cure(
     """
     again = functools.partial(_again, target, options, locals())
     session.check_writable(options.html)
-    session.check_positive(seeds=seeds, most=most, rounds=rounds)
-    session.check_positive(**{"workers": workers or 1, "batch-size": batch_size or 1})
-    for name, count in (("workers", workers), ("batch-size", batch_size)):
-        if count is not None:
-            session.check_positive(**{name: count})
+    counts = {"seeds": seeds, "most": most, "rounds": rounds, "workers": workers}
+    counts["batch-size"] = batch_size
+    session.check_positive(**{name: n for name, n in counts.items() if n is not None})
     parsed = targets.parse(str(target))
     updates = int(budget) if budget.strip().isdecimal() else budget
     from signalprop.cures.trials import budget as budgets
@@ -242,13 +240,18 @@ def _whole(found: targets.Loaded) -> Built:
 
 @contextmanager
 def _by_value(parsed: targets.Target) -> Iterator[None]:
-    """Other processes cannot import the user's file by its private name: its classes travel along."""
+    """Other processes cannot import the user's file by its private name: its code travels along."""
     if parsed.file is None:
         yield
         return
     import cloudpickle
 
-    module = sys.modules[targets.private_name(parsed.file)]
+    # under any other name a module of this file can be imported there as well
+    module = next(
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith("_") and getattr(module, "__file__", None) == str(parsed.file)
+    )
     cloudpickle.register_pickle_by_value(module)
     try:
         yield
@@ -272,17 +275,16 @@ def bar(start: str, *, wanted: bool = True) -> Iterator[tuple[Phase, Tell]]:
     if not (wanted and console.is_terminal):
         yield (lambda phase: None), (lambda done, total, what: None)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
-    from rich.progress import TextColumn, TimeElapsedColumn
+    from rich import progress
 
     columns = (
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
+        progress.SpinnerColumn(),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as shown:
+    with progress.Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task(f"{start} ...", total=None)
         before, turn = 0, 1
 

@@ -313,7 +313,9 @@ def _check_functional(model: nn.Module, uses: list[Use]) -> None:
                 f"{use.op} in {use.owner or 'the model'!r} is run again by an activation "
                 "checkpoint, where it cannot be replaced; make it a module (nn.ReLU() and the like)"
             )
-        if use.module is None and isinstance(model.get_submodule(use.owner), torch.jit.ScriptModule):
+        if use.module is None and isinstance(
+            model.get_submodule(use.owner), torch.jit.ScriptModule
+        ):
             raise DoesNotApply(f"{use.owner!r} is scripted")
 
 

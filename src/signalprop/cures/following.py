@@ -1,4 +1,4 @@
-"""Which activation follows each layer, and what becomes of it: seen in one pass, or by module order.
+"""Which activation follows each layer, and what becomes of it.
 
 Tensors are followed by identity from the output of a linear or convolution layer, through what
 moves, normalises, pools or adds values, to the first elementwise activation: a module, or a
@@ -23,7 +23,7 @@ from signalprop.capture import batch as batches
 from signalprop.capture import kinds, observe
 from signalprop.capture.batch import Batch
 from signalprop.capture.modules import torch_name
-from signalprop.capture.sandbox import Sandbox, untouched
+from signalprop.capture.sandbox import Sandbox, random_state, untouched
 from signalprop.errors import BatchError, ModelError, SignalpropError
 from signalprop.nets._weights import LAYERS
 from signalprop.theory.activations import NAMED, Activation
@@ -135,9 +135,12 @@ def attempted(model: nn.Module, data: Any, run: Callable[[Batch], T]) -> T:
         What `run` returns.
 
     Raises:
-        SignalpropError: the model cannot be run on the batch.
+        BatchError: the batch is empty.
+        ModelError: the model raised.
+        failure: anything else that is wrong with the batch.
     """
-    data = batches.first_of(data)
+    with random_state():
+        data = batches.first_of(data)
     failure: Exception | None = None
     for loss in _readings(data, model):
         try:
@@ -206,9 +209,9 @@ class _Writes(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         written = [kwargs.get("out")]
-        if name.startswith("_foreach") or (name.endswith("_") and name != "requires_grad_"):
-            if name[-2:-1] != "_" or name.startswith("__i") or name == "__setitem__":
-                written.append(args[0] if args else None)
+        plain = name.endswith("_") and name[-2:-1] != "_" and name != "requires_grad_"
+        if plain or name.startswith(("_foreach", "__i", "__setitem__")):
+            written += args[:1]
         if kwargs.get("max_norm") is not None:
             written += args[1:2]  # an embedding that shortens its own rows
         for x in tree_leaves(written):
@@ -242,7 +245,9 @@ def is_activation(module: nn.Module) -> bool:
     # somebody's own: by what it does
     try:
         found = Activation.of(module)
-        bent = found.kinks != () or bool((abs(found.curvature(np.array([-1.0, 0.1, 1.0]))) > 0).any())
+        bent = found.kinks != () or bool(
+            (abs(found.curvature(np.array([-1.0, 0.1, 1.0]))) > 0).any()
+        )
     except Exception:
         return False
     return bent

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -112,12 +111,13 @@ def swaps(model: nn.Module) -> dict[str, str]:
     Returns:
         E.g. `{"block1": "relu(x) -> SELU()(x)"}`.
     """
-    return {
-        path: repr(hook.__self__)
-        for path, module in model.named_modules()
-        for hook in module._forward_pre_hooks.values()
-        if isinstance(getattr(hook, "__self__", None), FunctionalSwap)
-    }
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            swap = getattr(hook, "__self__", None)
+            if isinstance(swap, FunctionalSwap):
+                found[path] = repr(swap)
+    return found
 
 
 class _Replace(TorchFunctionMode):
@@ -153,8 +153,7 @@ class _Replace(TorchFunctionMode):
             return activation(x)
         # others may hold the same tensor: they are to see the new values
         value = activation(x.clone())
-        with torch.no_grad() if not torch.is_grad_enabled() else torch.enable_grad():
-            return x.copy_(value)
+        return x.copy_(value)
 
 
 def writes(func: Callable[..., Any], settings: dict[Any, Any]) -> bool:

@@ -34,7 +34,11 @@ def slope_of(use: Use) -> float | None:
         case "leaky_relu":
             return float(_argument(module, settings, 1, "negative_slope", 0.01))
         case "prelu":
-            weight = module.weight if isinstance(module, nn.PReLU) else settings.get(1, settings.get("weight"))
+            weight = (
+                module.weight
+                if isinstance(module, nn.PReLU)
+                else settings.get(1, settings.get("weight"))
+            )
             if not isinstance(weight, Tensor):
                 return None
             return float(weight.detach().double().square().mean().sqrt())
@@ -65,7 +69,7 @@ def activation_of(use: Use) -> Activation:
 
 
 def gain(use: Use | None) -> float:
-    """g for weights of variance g^2 / fan_in and biases 0 in front of an activation.
+    """G for weights of variance g^2 / fan_in and biases 0 in front of an activation.
 
     - none: 1, which keeps the variance (LeCun)
     - a rectifier of negative slope a: sqrt(2 / (1 + a^2)) (He et al. 2015, eq. 15)
@@ -123,7 +127,11 @@ def critical(use: Use | None, bias_variance: float) -> CriticalPoint:
 def _argument(
     module: nn.Module | None, settings: dict[int | str, object], at: int, name: str, default: float
 ) -> float:
-    value = getattr(module, name) if module is not None else settings.get(at, settings.get(name, default))
+    value = (
+        getattr(module, name)
+        if module is not None
+        else settings.get(at, settings.get(name, default))
+    )
     if isinstance(value, (int, float)):
         return float(value)
     return float(value.detach()) if isinstance(value, torch.Tensor) else default

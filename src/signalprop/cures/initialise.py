@@ -84,7 +84,7 @@ def he_init(
 
 
 def _he(layer: Layer) -> float | None:
-    """fan Var(W); None of a layer in front of another activation."""
+    """Fan Var(W); None of a layer in front of another activation."""
     if not layer.uses:
         return 1.0 if layer.sure else 2.0
     slope = slope_of(layer.uses[0])
@@ -146,9 +146,7 @@ def lecun_init(
     )
 
 
-@cure(
-    "orthogonal-init", treats=("SP107", "SP112", "SP113", "SP115"), changes="model with data"
-)
+@cure("orthogonal-init", treats=("SP107", "SP112", "SP113", "SP115"), changes="model with data")
 def orthogonal_init(
     model: nn.Module, data: Any = None, *, gain: float | None = None, inplace: bool = False
 ) -> nn.Module:
@@ -209,9 +207,7 @@ def delta_orthogonal_init(
     )
 
 
-@cure(
-    "critical-init", treats=("SP106", "SP107", "SP114", "SP115"), changes="model with data"
-)
+@cure("critical-init", treats=("SP106", "SP107", "SP114", "SP115"), changes="model with data")
 def critical_init(
     model: nn.Module, data: Any = None, *, bias_variance: float = 0.05, inplace: bool = False
 ) -> nn.Module:

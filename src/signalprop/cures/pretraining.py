@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from signalprop.capture import batch as batches
 from signalprop.capture import observe
+from signalprop.capture.sandbox import random_state
 from signalprop.cures.cure import DoesNotApply, cure
 from signalprop.cures.following import arguments
 from signalprop.cures.surgery import copied
@@ -81,7 +82,8 @@ def pretrain(
 
 def _inputs(model: nn.Module, data: Any) -> Iterator[Tensor]:
     """The one tensor that the model is called with, of every batch."""
-    first = batches.first_of(data)
+    with random_state():
+        first = batches.first_of(data)
     for batch in [data] if first is data else _all(data):
         args, kwargs = arguments(model, batch)
         values = [*args, *kwargs.values()]
@@ -98,7 +100,8 @@ def _all(data: Iterable[Any]) -> list[Any]:
     generators = {getattr(holder, "generator", None) for holder in holders}
     before = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     try:
-        return list(data)
+        with random_state():
+            return list(data)
     finally:
         for generator, state in before:
             generator.set_state(state)

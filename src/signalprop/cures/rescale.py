@@ -18,12 +18,12 @@ from signalprop.cures.watching import follow
 from signalprop.cures.weights import eligible
 from signalprop.errors import SignalpropError
 from signalprop.nets._weights import (
+    TRANSPOSED,
     blocks,
     fans,
     named_layers,
     set_weight,
     undone_on_error,
-    TRANSPOSED,
 )
 from signalprop.nets.lsuv import lsuv_
 
@@ -36,7 +36,12 @@ _HALVINGS = 60
 
 @cure("lsuv", treats=("SP104", "SP105", "SP113"), changes="model with data")
 def lsuv(
-    model: nn.Module, data: Any, *, tol: float = 0.1, max_iterations: int = 10, inplace: bool = False
+    model: nn.Module,
+    data: Any,
+    *,
+    tol: float = 0.1,
+    max_iterations: int = 10,
+    inplace: bool = False,
 ) -> nn.Module:
     """Orthonormal weights, each scaled until its layer's output has variance 1 on the batch.
 
@@ -68,9 +73,7 @@ def lsuv(
     others = set(named_layers(inner)) - set(layers)
     args, kwargs = arguments(inner, data)
     try:
-        done = lsuv_(
-            inner, kwargs or args, tol=tol, max_iterations=max_iterations, exclude=others
-        )
+        done = lsuv_(inner, kwargs or args, tol=tol, max_iterations=max_iterations, exclude=others)
     except ValueError as error:
         raise SignalpropError(str(error)) from error
     if not done.layers:
@@ -114,7 +117,9 @@ def smaller_init(
     factors = attempted(inner, data, _Halving(layers, share).run_on(inner))
     factors = {path: factor for path, factor in factors.items() if factor < 1}
     if not factors:
-        raise DoesNotApply("no activation is saturated, and no weights are beyond the edge of chaos")
+        raise DoesNotApply(
+            "no activation is saturated, and no weights are beyond the edge of chaos"
+        )
     refused = ""
     with undone_on_error(inner), torch.no_grad():
         done = 0

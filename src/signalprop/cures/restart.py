@@ -73,11 +73,17 @@ def _one(module: nn.Module, drawn: set[int]) -> bool:
 
 def _parametrised(module: nn.Module, method: str) -> None:
     """What is computed cannot be drawn: a plain twin is, and its values are handed over."""
+    # not by remove_parametrizations, which takes the property off the class of both
     plain = copy.deepcopy(module)
+    plain.__class__ = type(module).__bases__[0]
     names = [*plain.get_submodule("parametrizations")._modules]
+    del plain._modules["parametrizations"]
     for name in names:
-        parametrize.remove_parametrizations(plain, name, leave_parametrized=True)
+        plain._parameters[name] = nn.Parameter(getattr(module, name).detach().clone())
     getattr(plain, method)()
     with torch.no_grad():
         for name, p in plain.named_parameters(recurse=False):
-            setattr(module, name, p.detach()) if name in names else getattr(module, name).copy_(p)
+            if name in names:
+                setattr(module, name, p.detach())
+            else:
+                module._parameters[name].copy_(p)

@@ -52,6 +52,7 @@ class _Label:
         uses: activations on the way here that no layer has taken in yet.
         depth: activations on the longest way here.
         normed: whether a normalisation has been passed since the layers.
+        live: whether it has passed weights.
     """
 
     layers: frozenset[str] = frozenset()
@@ -59,6 +60,7 @@ class _Label:
     uses: frozenset[Use] = frozenset()
     depth: int = 0
     normed: bool = False
+    live: bool = True
 
 
 def follow(model: nn.Module, data: Any = None) -> Following:
@@ -80,6 +82,7 @@ def follow(model: nn.Module, data: Any = None) -> Following:
     def run(batch: Batch) -> Following:
         watch = Watch(model)
         try:
+            watch.begin((batch.args, batch.kwargs))
             with watch:
                 model(*batch.args, **batch.kwargs)
         finally:
@@ -111,6 +114,10 @@ class Watch(TorchFunctionMode):
         for path, module in model.named_modules():
             self._paths[id(module)] = path
             self._attach(path, module)
+
+    def begin(self, inputs: Any) -> None:
+        """Tell what the model is given."""
+        self._put(inputs, _Label(live=False))
 
     def detach(self) -> None:
         """Take all hooks off."""
@@ -229,7 +236,7 @@ class Watch(TorchFunctionMode):
     def _after(self, op: str, args: tuple[Any, ...], labels: list[_Label]) -> _Label:
         """The label of what an operation makes that is no activation."""
         kind = kinds.kind_of_op(op)
-        branches = len({id(label) for label in labels}) > 1
+        branches = len({id(label) for label in labels if label.live}) > 1
         if op in _ATTENTION or (op in _PRODUCTS and branches):
             self._taken(labels)
             for path in {path for label in labels for path in label.layers}:
@@ -237,7 +244,8 @@ class Watch(TorchFunctionMode):
             return _Label(depth=max(label.depth for label in labels))
         if kind == "weights" or op in kinds.RECURRENT_OPS:
             self._taken(labels)
-            return _Label(depth=max(label.depth for label in labels))
+            depth = max(label.depth for label in labels)
+            return _Label(depth=depth, live=not op.startswith("embedding"))
         if op in ("mul", "__mul__") and branches:
             self._gated(labels)
             return self._blurred(labels)
@@ -247,9 +255,9 @@ class Watch(TorchFunctionMode):
         if op in _DROPOUTS:
             if any(label.direct for label in labels):
                 self._found.functional_dropouts.append(self._paths.get(id(caller()[0]), ""))
-            return labels[0]
+            return _newest(labels)
         if op in _MOVES or op in _SUMS:
-            return labels[0]
+            return _newest(labels)
         if kind in ("normalisation", "pooling") or op in _JOINS:
             return self._united(labels, normed=kind == "normalisation")
         return self._blurred(labels)
@@ -294,12 +302,13 @@ class Watch(TorchFunctionMode):
             ),
             uses=frozenset[Use]().union(*(self._open(label) for label in labels)),
             depth=max(label.depth for label in labels),
+            live=any(label.live for label in labels),
             normed=normed or any(label.normed for label in labels),
         )
 
     def _blurred(self, labels: list[_Label]) -> _Label:
         united = self._united(labels)
-        return _Label(uses=united.uses, depth=united.depth)
+        return _Label(uses=united.uses, depth=united.depth, live=united.live)
 
 
 class _Applied:
@@ -313,6 +322,11 @@ class _Applied:
     def __call__(self, x: Tensor) -> Tensor:
         args = [a.detach().to(x) if isinstance(a, Tensor) else a for a in self.args]
         return self.func(x.clone(), *args, **self.kwargs)
+
+
+def _newest(labels: list[_Label]) -> _Label:
+    """Of values and what comes straight from the inputs, such as a mask, the values."""
+    return next((label for label in labels if label.live), labels[0])
 
 
 def _same(a: Use, b: Use) -> bool:

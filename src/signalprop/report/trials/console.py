@@ -16,11 +16,6 @@ from signalprop.report.lines import WIDEST, Lines, Prose, View, pad
 from signalprop.report.trials import said
 
 INDENT = 4
-_WORDS = {
-    "helps": ("HELPS", "bold green"),
-    "untreated": ("ISSUE", "bold red"),
-    "nothing": ("OK", "bold green"),
-}
 _STYLES = {"helps": "bold green", "better": "green", "worse": "red", "failed": "red"}
 
 
@@ -38,8 +33,7 @@ def _blocks(trials: Trials, width: int, plain: bool) -> Iterator[Prose | Lines]:
 
 
 def _all(trials: Trials, width: int) -> Iterator[Prose | Lines]:
-    word, style = _WORDS[said.state(trials)]
-    yield Prose(Text.assemble((f"{word}  ", style), (said.headline(trials), "bold")))
+    yield Prose(Text(said.headline(trials), style="bold"))
     best = trials.best
     if best is not None and said.code(best):
         yield Prose(Text(""))

@@ -183,7 +183,8 @@ def curves(trials: Trials) -> go.Figure | None:
     _lines(figure, trials, trials.untouched, PLAIN, "untouched", None)
     for i, trial in enumerate(tried):
         _lines(figure, trials, trial, BEST, trial.name, i)
-    values = [v for trace in figure.data for v in trace.y if v is not None]
+    drawn = [trials.untouched, *tried]
+    values = [v for t in drawn for c in t.curves for v in c if math.isfinite(v)]
     log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
     figure.update_xaxes(title_text="update", zeroline=False, rangemode="tozero")
     figure.update_yaxes(
@@ -224,7 +225,7 @@ def _lines(
                 mode="lines+markers" if len(curve) == 1 else "lines",
                 line={"color": colour, "width": 1.8},
                 hovertemplate=f"seed {seed}, update %{{x:.0f}}: %{{y:.4g}}<extra></extra>",
-                visible=True if not choice else False,
+                visible=not choice,
                 meta={} if choice is None else {"choice": choice},
             )
         )
@@ -254,4 +255,3 @@ def places(count: int, step: int, steps: int) -> list[float]:
         return found
     # a training that failed on its way
     return [step * (i + 0.5) / count for i in range(count)]
-

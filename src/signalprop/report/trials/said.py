@@ -112,9 +112,7 @@ def updates(trial: Trial) -> str:
 
 def code(trial: Trial) -> list[str]:
     """The lines to paste, with the import that they need first."""
-    lines = [
-        words.clean(part.expandtabs(4)) for line in trial.lines for part in line.splitlines()
-    ]
+    lines = [words.clean(part.expandtabs(4)) for line in trial.lines for part in line.splitlines()]
     if any("signalprop.cures." in line for line in lines):
         lines.insert(0, "import signalprop.cures")
     return lines
@@ -156,7 +154,7 @@ def _parts(line: str) -> Iterator[str]:
 
 
 def diagnosis(found: Diagnosis) -> str:
-    """A diagnosis in one line, e.g. `2 issues: SP101 Error signal vanishes with depth, SP213 ...`."""
+    """A diagnosis in one line, e.g. `1 issue: SP101 Error signal vanishes with depth`."""
     if found.trace.failure is not None:
         return f"the {found.trace.failure.phase} pass stops"
     told = []
