@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.bench_cost import _cpu_peak, _cuda_peak
-from benchmarks.timing import keep, ratio
+from benchmarks.timing import keep, ratio, timed
 from torch import Tensor, nn
 
 from signalprop.jacobian import exact, krylov, norms

@@ -16,26 +16,27 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def ratio(
-    plain: Callable[[], Any], subject: Callable[[], Any], *, rounds: int = 15
-) -> dict[str, float]:
-    """Median and quartiles of time(subject) / time(plain), the two run in turn.
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of a call.
 
     On a CPU the process's own time is taken, which other load disturbs least; on a GPU wall time
     with the device waited for.
     """
     cuda = torch.cuda.is_available()
     clock = time.perf_counter if cuda else time.process_time
+    if cuda:
+        torch.cuda.synchronize()
+    start = clock()
+    call()
+    if cuda:
+        torch.cuda.synchronize()
+    return clock() - start
 
-    def timed(call: Callable[[], Any]) -> float:
-        if cuda:
-            torch.cuda.synchronize()
-        start = clock()
-        call()
-        if cuda:
-            torch.cuda.synchronize()
-        return clock() - start
 
+def ratio(
+    plain: Callable[[], Any], subject: Callable[[], Any], *, rounds: int = 15
+) -> dict[str, float]:
+    """Median and quartiles of time(subject) / time(plain), the two run in turn."""
     for _ in range(3):
         plain()
         subject()
@@ -65,8 +66,13 @@ def machine() -> dict[str, str]:
 
 
 def keep(name: str, figures: dict[str, Any]) -> None:
-    """Write figures beside the benchmarks, one file per benchmark and kind of device."""
+    """Write figures beside the benchmarks, one file per benchmark and kind of device.
+
+    Figures of the same machine that this run has not measured again stay.
+    """
     RESULTS.mkdir(exist_ok=True)
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{name}-{kind}.json"
-    path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n")
+    before = json.loads(path.read_text()) if path.exists() else {}
+    kept = before.get("figures", {}) if before.get("machine") == machine() else {}
+    path.write_text(json.dumps({"machine": machine(), "figures": kept | figures}, indent=2) + "\n")

@@ -6,11 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from signalprop import cures as cures
+    from signalprop import nets as nets
     from signalprop import theory as theory
     from signalprop.capture.observe import trace as trace
     from signalprop.capture.trace import Block as Block
     from signalprop.capture.trace import Site as Site
     from signalprop.capture.trace import Trace as Trace
+    from signalprop.cures.trials.prove import cure as cure
+    from signalprop.cures.trials.result import Trial as Trial
+    from signalprop.cures.trials.result import Trials as Trials
     from signalprop.diagnosis.engine import DEFAULT_RULES as DEFAULT_RULES
     from signalprop.diagnosis.engine import diagnose as diagnose
     from signalprop.diagnosis.evidence import Evidence as Evidence
@@ -48,14 +53,18 @@ _HOMES = {
     "spectrum": "signalprop.jacobian.spectrum",
     "Spectra": "signalprop.jacobian.spectra",
     "Spectrum": "signalprop.jacobian.spectra",
+    "cure": "signalprop.cures.trials.prove",
+    "Trials": "signalprop.cures.trials.result",
+    "Trial": "signalprop.cures.trials.result",
 }
+_ROOMS = ("cures", "nets", "theory")
 
-__all__ = ["__version__", "theory", *_HOMES]
+__all__ = ["__version__", *_ROOMS, *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "theory":
-        return import_module("signalprop.theory")
+    if name in _ROOMS:
+        return import_module(f"signalprop.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

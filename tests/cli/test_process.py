@@ -44,6 +44,7 @@ def process(*words, **environment):
         ["explain", "--help"],
         ["study", "--help"],
         ["spectrum", "--help"],
+        ["cure", "--help"],
         ["theory", "--help"],
         ["theory", "defaults", "--help"],
         ["theory", "phase", "--help"],
@@ -70,7 +71,7 @@ def test_answers_without_torch(words):
 
 @pytest.mark.parametrize(
     "command",
-    "|diagnose|trace|spectrum|rules|explain|study|theory|theory defaults|theory phase".split("|"),
+    "|diagnose|cure|trace|spectrum|rules|explain|study|theory|theory defaults|theory phase".split("|"),
 )
 def test_help(command):
     ran = process(*command.split(), "--help")

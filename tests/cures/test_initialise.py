@@ -67,15 +67,15 @@ def var(layer):
 
 @pytest.mark.parametrize("cure", ALL, **NAMED)
 def test_it_treats_what_the_rules_say(cure):
-    named = {rule.code for rule in DEFAULT_RULES if cure.name in rule.cures}
+    named = {f.rule.code for f in DEFAULT_RULES if cure.name in f.rule.cures}
     assert set(cure.treats) == named
 
 
 @pytest.mark.parametrize("cure", ALL, **NAMED)
 def test_every_case_runs_after_it_or_is_refused_in_a_sentence(cure):
-    done = 0
+    done, said = 0, []
     # the compiled and the large ones are in the battery of trials
-    for case in CASES[::3]:
+    for case in CASES[::5]:
         model, batch, loss = case.build()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -83,7 +83,7 @@ def test_every_case_runs_after_it_or_is_refused_in_a_sentence(cure):
             try:
                 new = applied(cure, model, batch)
             except SignalpropError as error:
-                assert len(str(error)) > 15, case.name
+                said.append(str(error))
                 continue
             finally:
                 if before and not any(v.is_meta for v in before.values()):
@@ -92,16 +92,24 @@ def test_every_case_runs_after_it_or_is_refused_in_a_sentence(cure):
                 continue
             value = plain_loss(new, batch, loss)
             value.backward()
-        assert math.isfinite(float(value)) or not math.isfinite(float(plain_loss(model, batch, loss)))
+        assert math.isfinite(float(value.detach())) or not math.isfinite(
+            float(plain_loss(model, batch, loss).detach())
+        )
         assert list(new.state_dict()) == list(before), case.name
         done += 1
-    assert done >= (1 if cure in (delta_orthogonal_init, smaller_init) else 10)
+    assert all(len(sentence) > 15 for sentence in said)
+    assert done >= (1 if cure in (delta_orthogonal_init, smaller_init) else 8)
 
 
 @pytest.mark.parametrize(
     ("activation", "squared"),
-    [(nn.ReLU, 2.0), (lambda: nn.LeakyReLU(0.3), 2 / 1.09), (nn.PReLU, 2 / (1 + 0.25**2)), (nn.GELU, 2.0)],
-)  # fmt: skip
+    [
+        (nn.ReLU, 2.0),
+        (lambda: nn.LeakyReLU(0.3), 2 / 1.09),
+        (nn.PReLU, 2 / (1 + 0.25**2)),
+        (nn.GELU, 2.0),
+    ],
+)
 def test_he_takes_the_slope_of_what_follows(activation, squared):
     model = mlp(activation)
     for new in (he_init(model), he_init(model, torch.randn(8, 256))):
@@ -160,7 +168,9 @@ def test_functions_in_a_forward_are_seen_with_data():
 def test_looking_leaves_nothing_behind():
     model = Calls()
     before, rng = state(model), torch.get_rng_state()
-    follow(model, (torch.randn(16, 200, generator=torch.Generator().manual_seed(1)), torch.zeros(16)))
+    follow(
+        model, (torch.randn(16, 200, generator=torch.Generator().manual_seed(1)), torch.zeros(16))
+    )
     assert same(before, state(model))
     assert torch.equal(rng, torch.get_rng_state())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -202,7 +212,9 @@ def test_delta_orthogonal_turns_every_position():
 
 
 def test_critical_is_on_the_edge_layer_by_layer():
-    model = nn.Sequential(nn.Linear(400, 400), nn.Tanh(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 400))  # fmt: skip
+    model = nn.Sequential(
+        *(nn.Linear(400, 400), nn.Tanh(), nn.Linear(400, 400)), nn.ReLU(), nn.Linear(400, 400)
+    )
     new = critical_init(model)
     assert var(new[0]) * 400 == pytest.approx(critical_weight_variance("tanh", 0.05), rel=0.02)
     assert float(new[0].bias.detach().var()) == pytest.approx(0.05, rel=0.25)
@@ -289,12 +301,14 @@ def test_parametrised_weights():
     new = he_init(net(parametrizations.weight_norm))
     assert var(new[0]) == pytest.approx(2 / 64, rel=0.1)
     model = net(parametrizations.spectral_norm)
-    new = he_init(model, torch.randn(3, 64))  # sets its own scale
-    assert torch.equal(new[0].parametrizations.weight.original, model[0].parametrizations.weight.original)  # fmt: skip
+    key = "0.parametrizations.weight.original"
     before = state(model)
+    new = he_init(model, torch.randn(3, 64))  # sets its own scale
+    assert torch.equal(state(new)[key], before[key])
     again = reinitialise(model)
     assert same(before, state(model))
-    assert not torch.equal(again[0].parametrizations.weight.original, before["0.parametrizations.weight.original"])  # fmt: skip
+    assert not torch.equal(state(again)[key], before[key])
+    assert model[0].weight.shape == again[0].weight.shape == (64, 64)
 
 
 def test_it_keeps_modes_dtypes_and_the_original_or_changes_in_place():

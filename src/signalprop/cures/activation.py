@@ -8,11 +8,11 @@ those inside attention and recurrent modules.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 
 from signalprop.capture import observe
@@ -281,7 +281,8 @@ def _swapped(
             return normal(factor) if layer.uses and layer.uses[0] in ours else None
 
         if any(rule(layer) is not None for layer in eligible(inner, seen)[0].values()):
-            redraw(inner, seen, rule)
+            with contextlib.suppress(DoesNotApply):  # a norm of the weights sets their scale
+                redraw(inner, seen, rule)
     _replace(inner, uses, make, to)
     return root
 
@@ -313,10 +314,6 @@ def _check_functional(model: nn.Module, uses: list[Use]) -> None:
                 f"{use.op} in {use.owner or 'the model'!r} is run again by an activation "
                 "checkpoint, where it cannot be replaced; make it a module (nn.ReLU() and the like)"
             )
-        if use.module is None and isinstance(
-            model.get_submodule(use.owner), torch.jit.ScriptModule
-        ):
-            raise DoesNotApply(f"{use.owner!r} is scripted")
 
 
 def _replace(
@@ -339,23 +336,22 @@ def _replace(
         return new
 
     operate(model, change, inplace=True)
-    for module in model.modules():
-        # the fast path calls the activation by a kernel of its own
-        if isinstance(module, nn.TransformerEncoderLayer) and module.activation_relu_or_gelu:
-            if not isinstance(module.activation, (nn.ReLU, nn.GELU)) and isinstance(
-                module.activation, nn.Module
-            ):
-                module.activation_relu_or_gelu = 0
+    for path, module in model.named_modules():
+        # its fast path calls the activation by a kernel of its own
+        if (
+            isinstance(module, nn.TransformerEncoderLayer)
+            and f"{path}.activation".lstrip(".") in gone
+        ):
+            module.activation_relu_or_gelu = 0
     functional = [use for use in uses if use.module is None]
     for owner in dict.fromkeys([*(use.owner for use in functional), *alpha]):
         module = model.get_submodule(owner)
         new: dict[str, nn.Module | str] = {}
         calls: dict[str, frozenset[int] | None] = {}
         for op in dict.fromkeys(use.op for use in functional if use.owner == owner):
-            new[op] = fitted(make(), module, model)
+            activation = fitted(make(), module, model)
             if to == "prelu":
-                name = f"swapped_{op}"
-                module.add_module(name, new[op])
-                new[op] = name
+                module.add_module(f"swapped_{op}", activation)
+            new[op] = f"swapped_{op}" if to == "prelu" else activation
             calls[op] = frozenset(u.index for u in functional if (u.owner, u.op) == (owner, op))
         FunctionalSwap(new, calls, alpha=owner in alpha).put_on(module)

@@ -58,7 +58,7 @@ class Cure:
     @property
     def line(self) -> str:
         """The line a user pastes; of a cure of the training, where it comes from."""
-        told = "".join(f", {k}={v!r}" for k, v in self.options)
+        told = "".join(f", {k}={_shown(v)}" for k, v in self.options)
         name = self.function.__name__
         if self.changes in ("training", "settings"):
             return f"signalprop.cures.{name}"
@@ -88,6 +88,14 @@ class Cure:
         args = (own.model, data) if self.changes == "model with data" else (own.model,)
         model = self.function(*args, inplace=True, **dict(self.options))
         return own.changed(self.line, model=model)
+
+
+def _shown(value: Any) -> str:
+    """An option as it is written; a class of torch by its public name."""
+    if not isinstance(value, type):
+        return repr(value)
+    home = "torch.nn." if value.__module__.startswith("torch.nn.modules") else ""
+    return f"{home}{value.__name__}"
 
 
 def cure(

@@ -86,4 +86,4 @@ def _parametrised(module: nn.Module, method: str) -> None:
             if name in names:
                 setattr(module, name, p.detach())
             else:
-                module._parameters[name].copy_(p)
+                getattr(module, name).copy_(p)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from signalprop.errors import SignalpropError
@@ -20,8 +18,8 @@ def operate(model: nn.Module, change: Change, *, inplace: bool = False) -> nn.Mo
 
     Every module is asked for once, by its first name, from the root down; one that is used in
     several places is replaced in all of them, and what is inside a replaced module is not asked
-    for. A new module gets the mode of the old one, and its device and floating dtype where it has
-    no tensors in common with it. Tied weights stay tied; hooks, buffers and names stay.
+    for. A new module gets the mode of the old one, and new tensors its device and floating dtype.
+    Tied weights stay tied; hooks, buffers and names stay. Hooks on a replaced module go with it.
 
     Args:
         model: any module.
@@ -43,16 +41,16 @@ def operate(model: nn.Module, change: Change, *, inplace: bool = False) -> nn.Mo
         (SELU(), ReLU())
     """
     root = model if inplace else copied(model)
-    done: dict[int, nn.Module] = {}
+    done: dict[nn.Module, nn.Module] = {}
 
     def visit(name: str, module: nn.Module) -> nn.Module:
-        if id(module) in done:
-            return done[id(module)]
-        done[id(module)] = module  # a module may hold itself
+        if module in done:
+            return done[module]
+        done[module] = module  # a module may hold itself
         new = change(name, module)
         if new is not None and new is not module:
-            done[id(module)] = fitted(new, module, root)
-            return done[id(module)]
+            done[module] = fitted(new, module, root)
+            return done[module]
         for key, child in list(module._modules.items()):
             if child is None:
                 continue
@@ -94,34 +92,29 @@ def fitted(new: nn.Module, old: nn.Module, root: nn.Module) -> nn.Module:
     Returns:
         The new module.
     """
-    kept = {id(t) for t in _tensors(old)}
-    like = next((t for t in (*_tensors(old), *_tensors(root)) if t.is_floating_point()), None)
+    grads = [p.grad for p in old.parameters() if p.grad is not None]
+    kept = {id(t) for t in (*_tensors(old), *grads)}
+    candidates = (t for t in (*_tensors(old), *_tensors(root)) if t.is_floating_point())
+    like = next(candidates, None)
     if like is not None:
+
+        def moved(tensor: Tensor) -> Tensor:
+            if id(tensor) in kept:
+                return tensor
+            dtype = like.dtype if tensor.is_floating_point() else None
+            return tensor.to(device=like.device, dtype=dtype)
+
         for module in new.modules():
-            if not any(id(t) in kept for t in _tensors(module, recurse=False)):
-                _moved(module, like)
-    if not any(module in set(old.modules()) for module in new.modules()):
+            # torch's own way: what is tied stays tied, and an LSTM finds its weights again
+            module._apply(moved, recurse=False)
+    inside = set(old.modules())
+    if inside.isdisjoint(new.modules()):
         new.train(old.training)
+    else:
+        for module in set(new.modules()) - inside:
+            module.training = old.training
     return new
 
 
-def _moved(module: nn.Module, like: Tensor) -> None:
-    """Its own tensors, not its children's."""
-    for own in (module._parameters, module._buffers):
-        store = cast("dict[str, Tensor | None]", own)
-        for key, tensor in store.items():
-            if tensor is None:
-                continue
-            dtype = like.dtype if tensor.is_floating_point() else None
-            with torch.no_grad():
-                data = tensor.to(device=like.device, dtype=dtype)
-            if data is tensor:
-                continue
-            if isinstance(tensor, nn.Parameter):
-                store[key] = nn.Parameter(data, requires_grad=tensor.requires_grad)
-            else:
-                store[key] = data
-
-
-def _tensors(module: nn.Module, recurse: bool = True) -> list[Tensor]:
-    return [*module.parameters(recurse), *module.buffers(recurse)]
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -77,15 +77,15 @@ class _Convolution(torch.autograd.Function):
     """The user's convolution."""
 
     @staticmethod
-    def forward(
-        ctx: Any, func: Any, shape: _Shape, x: Tensor, weight: Tensor, rest: Any, kwargs: Any
-    ) -> Tensor:
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:  # pyrefly: ignore[bad-override]
+        func, shape, x, weight, rest, named = args
         ctx.shape = shape
         ctx.save_for_backward(x, weight)
-        return func(x, weight, *rest, **kwargs)
+        return func(x, weight, *rest, **named)
 
     @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (delta,) = grad_outputs
         x, weight = ctx.saved_tensors
         back = _Adjoint.apply if torch.is_grad_enabled() else _adjoint
         found = back(ctx.shape, delta, x, weight) if ctx.needs_input_grad[2] else None
@@ -101,13 +101,15 @@ class _Adjoint(torch.autograd.Function):
     """J^T u of a convolution; its own derivative by u is the convolution."""
 
     @staticmethod
-    def forward(ctx: Any, shape: _Shape, delta: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:  # pyrefly: ignore[bad-override]
+        shape, delta, x, weight = args
         ctx.shape, ctx.dtype = shape, delta.dtype
         ctx.save_for_backward(weight)
         return _adjoint(shape, delta, x, weight)
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (v,) = grad_outputs
         (weight,) = ctx.saved_tensors
         weight = weight.to(ctx.dtype)
         found = torch.convolution(v.to(ctx.dtype), weight, None, *ctx.shape.rest())

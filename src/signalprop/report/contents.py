@@ -134,7 +134,7 @@ def contents(result: Any) -> Contents:
         )
     raise SignalpropError(
         f"there is no report for {type(result).__name__}; give a Trace, a "
-        "Diagnosis, Spectra or a PhaseDiagram"
+        "Diagnosis, Spectra, a PhaseDiagram or Trials"
     )
 
 

@@ -85,7 +85,7 @@ class Bench:
                 try:
                     if made and one.changes == "settings":
                         continue  # what was measured for the first seed stands for all
-                    given = self.data.train if one.changes == "settings" else sample
+                    given = list(self.data.train) if one.changes == "settings" else sample
                     training = one.treat(training, given)
                 except SignalpropError as error:
                     self.rejected.setdefault(one.name, str(error))
@@ -99,7 +99,8 @@ class Bench:
     def best(self) -> Entrant | None:
         """The best that helps."""
         ranked = self.trials()
-        found = next((t for t in ranked if t.verdict in ("helps", "better")), None)
+        good = ("helps", "better")
+        found = next((t for t in ranked if t.verdict in good and not t.stopped), None)
         return None if found is None else self.entrants[found.name]
 
     def trials(self) -> list[Trial]:
@@ -124,7 +125,8 @@ class Bench:
         names = {o.metric_name for o in (*last, *beside) if o.metric_name}
         if len(names) > 1:
             failed = f"judged by {last[0].metric_name}, the untouched network by another metric"
-        verdict = "untouched" if name == UNTOUCHED else judged(mine, theirs)
+        sampling = max((o.sampling for o in (*last, *beside)), default=0.0)
+        verdict = "untouched" if name == UNTOUCHED else judged(mine, theirs, sampling)
         return Trial(
             name=name,
             cures=tuple(c.name for c in entrant.cures),

@@ -32,6 +32,8 @@ class Outcome:
         metric_name: its name.
         loss: of its own loss on the held-out batches.
         curve: training loss, some twenty means over the updates of each leg.
+        sampling: standard error of the metric for how few samples it was judged on; 0 where it
+            is not known.
         failed: why it could not go on; `""` where it could.
         seconds: that its updates took, evaluation left out.
     """
@@ -41,6 +43,7 @@ class Outcome:
     metric_name: str
     loss: float
     curve: tuple[float, ...]
+    sampling: float
     failed: str
     seconds: float
 
@@ -123,15 +126,18 @@ class Runner:
             if failed:
                 return self._outcome(-math.inf, "", math.inf, failed)
             try:
-                metric, name, loss = self._judge()
+                metric, name, loss, sampling = self._judge()
             except Exception as error:  # whatever a user's metric or model says
                 return self._outcome(-math.inf, "", math.inf, _said(error))
         if not math.isfinite(loss) and not math.isfinite(metric):
             return self._outcome(-math.inf, name, loss, "it diverged on the held-out data")
-        return self._outcome(metric, name, loss, "")
+        return self._outcome(metric, name, loss, "", sampling)
 
-    def _outcome(self, metric: float, name: str, loss: float, failed: str) -> Outcome:
-        return Outcome(self.step, metric, name, loss, self.curve, failed, round(self.seconds, 4))
+    def _outcome(
+        self, metric: float, name: str, loss: float, failed: str, sampling: float = 0.0
+    ) -> Outcome:
+        spent = round(self.seconds, 4)
+        return Outcome(self.step, metric, name, loss, self.curve, sampling, failed, spent)
 
     def train(self, until: int) -> str:
         """Train up to an update; why it could not, or `""`."""
@@ -207,7 +213,7 @@ class Runner:
         return replace(read, args=args, kwargs=kwargs, target=target)
 
     @torch.no_grad()
-    def _judge(self) -> tuple[float, str, float]:
+    def _judge(self) -> tuple[float, str, float, float]:
         was = self.model.training
         self.model.eval()
         metric, sums, total, count = None, None, 0.0, 0
@@ -230,8 +236,9 @@ class Runner:
         finally:
             self.model.train(was)
         assert metric is not None
-        value = -total / count if sums is None else metric.value(sums)
-        return value, metric.name, total / count
+        if sums is None:
+            return -total / count, metric.name, total / count, 0.0
+        return metric.value(sums), metric.name, total / count, metric.error(sums)
 
 
 def _thinned(losses: Tensor, points: int = 20) -> tuple[float, ...]:

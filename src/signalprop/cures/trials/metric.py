@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,12 +64,23 @@ class Metric:
         return found == (target > (0 if self.kind == "signs" else 0.5)), torch.ones_like(found)
 
     def value(self, sums: Tensor) -> float:
-        """The metric from sums over all batches; nan where they are not finite."""
+        """The metric from sums over all batches."""
         if self.kind == "values":
             residual, total, squares, count = sums.tolist()
             spread = squares - total**2 / max(count, 1)
             return 1 - residual / spread if spread > 0 else -residual / max(count, 1)
         return float(sums[0] / sums[1].clamp_min(1))
+
+    def error(self, sums: Tensor) -> float:
+        """Standard error of an accuracy for how few samples it is of, sqrt(p (1 - p) / n); else 0.
+
+        Half a sample is added to either side, so that none wrong is not certainty.
+        """
+        if self.kind in ("own", "values"):
+            return 0.0
+        right, n = sums.tolist()
+        p = (right + 0.5) / (n + 1)
+        return math.sqrt(p * (1 - p) / max(n, 1))
 
 
 def _tensor(output: Any) -> Tensor:

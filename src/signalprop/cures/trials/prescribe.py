@@ -11,6 +11,33 @@ from signalprop.diagnosis.finding import Finding
 
 Candidate = tuple[Cure, ...]
 
+#: cures of which one undoes or repeats what another does: in a combination the first one stands
+FAMILIES: tuple[frozenset[str], ...] = tuple(
+    frozenset(names.split())
+    for names in (
+        # weights
+        "he-init glorot-init lecun-init orthogonal-init delta-orthogonal-init critical-init lsuv "
+        "smaller-init reinitialise shaped-activation self-normalize",
+        # activations
+        "swap-activation leaky-activation shaped-activation self-normalize",
+        # skips, which shaped and self-normalising networks do without
+        "residual highway shaped-activation self-normalize",
+        # normalisation, which self-normalising networks do without
+        "normalise self-normalize",
+        # branches of residual blocks
+        "residual-scaling rezero",
+        # recurrent layers, and how they begin
+        "lstm gru identity-recurrent",
+        "chrono forget-bias identity-recurrent",
+        # the end of the network, and its loss
+        "use-cross-entropy use-bce-with-logits use-mse",
+        "remove-softmax remove-sigmoid use-log-softmax remove-output-activation add-sigmoid",
+        # training
+        "float32 float32-weights",
+        "lower-learning-rate raise-learning-rate",
+    )
+)
+
 
 def prescribe(
     findings: Sequence[Finding], catalogue: Mapping[str, Cure], *, most: int = 8
@@ -37,12 +64,26 @@ def prescribe(
     candidates: list[Candidate] = [(cure,) for cure in single]
     first = [cures[0] for cures, f in zip(named, ordered, strict=True)
              if cures and f.severity == "issue"]  # fmt: skip
-    if len(set(first)) > 1:
-        candidates.insert(0, together(first, catalogue))
+    combined = together(first, catalogue)
+    if len(combined) > 1:
+        candidates.insert(0, combined)
     return candidates[:most]
 
 
 def together(cures: Sequence[Cure], catalogue: Mapping[str, Cure]) -> Candidate:
-    """Cures in the order in which they are applied, each once."""
+    """Cures in the order in which they are applied, each once, and of each family the first.
+
+    Args:
+        cures: the most important first.
+        catalogue: cures by name, in the order in which they are applied.
+
+    Returns:
+        The candidate.
+    """
+    kept: list[Cure] = []
+    for one in cures:
+        taken = {other.name for other in kept}
+        if one.name not in taken and not any(one.name in f and taken & f for f in FAMILIES):
+            kept.append(one)
     places = {name: i for i, name in enumerate(catalogue)}
-    return tuple(sorted(dict.fromkeys(cures), key=lambda c: places.get(c.name, len(places))))
+    return tuple(sorted(kept, key=lambda c: places.get(c.name, len(places))))

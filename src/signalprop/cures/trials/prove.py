@@ -249,7 +249,7 @@ def _facts(
 ) -> Mapping[str, Any]:
     """What must be the same where trials are resumed."""
     return {
-        "network or data": fingerprint(models, data),
+        "network or data": fingerprint(models[:1], data),
         "optimizer": base.optimizer.line,
         "loss": getattr(base.loss, "__name__", type(base.loss).__name__),
         "seeds": list(seeds),

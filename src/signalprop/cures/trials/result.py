@@ -72,12 +72,16 @@ class Trial:
         return self.mean - statistics.fmean(self.untouched)
 
 
-def judged(metric: tuple[float, ...], untouched: tuple[float, ...]) -> Verdict:
+def judged(
+    metric: tuple[float, ...], untouched: tuple[float, ...], sampling: float = 0.0
+) -> Verdict:
     """A verdict from pairs of the same seed.
 
     Args:
         metric: of the candidate, one for each seed.
         untouched: of the untouched network.
+        sampling: standard error of one metric for how few samples it is judged on, which all
+            seeds share.
 
     Returns:
         `helps` where it is better with each of at least three seeds and the mean gain is more than
@@ -91,7 +95,8 @@ def judged(metric: tuple[float, ...], untouched: tuple[float, ...]) -> Verdict:
         if math.isinf(gains[0]):
             return "helps" if len(metric) >= PROOF else "better"
     mean = statistics.fmean(gains)
-    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    spread = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    error = math.hypot(spread, sampling)
     if abs(mean) <= max(LEAST, 2 * error):
         return "no difference"
     if mean < 0:
@@ -138,7 +143,8 @@ class Trials(Viewable):
     @property
     def best(self) -> Trial | None:
         """The best candidate that helps; None where nothing does."""
-        return next((t for t in self.trials if t.verdict in ("helps", "better")), None)
+        good = ("helps", "better")
+        return next((t for t in self.trials if t.verdict in good and not t.stopped), None)
 
     def frame(self) -> Any:
         """One row per candidate, the untouched network last, as a pandas DataFrame."""

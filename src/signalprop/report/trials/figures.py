@@ -53,7 +53,7 @@ def dots(trials: Trials) -> go.Figure:
     figure.update_yaxes(
         tickvals=list(range(len(shown))),
         ticktext=[_label(t) for t in shown],
-        range=[len(shown) - 0.4, -0.6],
+        range=[len(shown) - 0.4, -0.75],
         automargin=True,
         zeroline=False,
     )

@@ -83,7 +83,7 @@ def _diagnoses(trials: Trials) -> str:
 def _card(title: str, what: str, found: Diagnosis) -> str:
     listed = "".join(
         f'<li><span class="word {f.severity}">{f.severity}</span> <b>{e(words.clean(f.code))} '
-        f"{e(words.clean(f.title))}</b>: {e(words.clean(f.explanation))}</li>"
+        f"{e(words.clean(f.title))}</b></li>"
         for f in found.findings
     )
     listed = f"<ul>{listed}</ul>" if listed else "<p>Nothing found.</p>"
@@ -96,7 +96,7 @@ def _card(title: str, what: str, found: Diagnosis) -> str:
 def _table(trials: Trials) -> str:
     heads = [
         ("candidate", ""), (e(words.clean(trials.metric)), "n"), ("spread", "n"), ("gain", "n"),
-        ("own loss", "n"), ("updates", "n"), ("verdict", ""), ("lines", ""), ("why it failed", ""),
+        ("own loss", "n"), ("updates", "n"), ("verdict", ""), ("lines", ""),
     ]  # fmt: skip
     rows = [(f"t{i}", "", _cells(t)) for i, t in enumerate((*trials.trials, trials.untouched))]
     return table("Candidates", "candidates", heads, rows)
@@ -106,6 +106,7 @@ def _cells(trial: Trial) -> list[str]:
     plain = trial.verdict == "untouched"
     mark = _MARKS.get(trial.verdict, "")
     losses = sum(trial.losses) / len(trial.losses)
+    failed = f" {e(words.clean(trial.failed))}" if trial.failed else ""
     lines = "<br>".join(e(line) for line in said.code(trial) if not line.startswith("import "))
     return [
         f'<td class="wrap">{e(words.clean(trial.name))}</td>',
@@ -114,7 +115,6 @@ def _cells(trial: Trial) -> list[str]:
         number(None if plain else trial.gain, "" if plain else said.gain(trial)),
         number(losses),
         number(float(trial.step), said.updates(trial)),
-        f'<td><span class="word {mark}">{trial.verdict}</span></td>',
+        f'<td class="wrap"><span class="word {mark}">{trial.verdict}</span>{failed}</td>',
         f'<td class="code">{lines}</td>',
-        f'<td class="wrap">{e(words.clean(trial.failed))}</td>',
     ]

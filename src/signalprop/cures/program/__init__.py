@@ -1,0 +1,1 @@
+"""Cures of the program: its modes, data, targets, loss, optimizer and precision."""

@@ -1,0 +1,1 @@
+"""Cures of structure: skips, normalisation, branches of residual blocks, recurrent layers."""
