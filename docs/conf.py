@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import signalprop
 from signalprop.capture.kinds import Kind
+from signalprop.cures.catalogue import CURES
 from signalprop.diagnosis import DEFAULT_RULES
 from signalprop.studies import STUDIES
 
@@ -184,6 +185,26 @@ def studies_page(studies: Iterable[Any]) -> Iterator[str]:
     yield from (autodoc("class", f"studies.{name}", "members") for name in STUDY)
 
 
+def cures_fragment(cures: Iterable[Any]) -> Iterator[str]:
+    """All cures, in the order in which they are applied together.
+
+    Yields:
+        Lines of Markdown.
+    """
+    yield "| cure | what it does | changes | treats |\n|---|---|---|---|"
+    for cure in cures:
+        treats = ", ".join(f"[{c}](rules.md#{c.lower()})" for c in cure.treats)
+        changes = "how it is trained" if cure.changes in ("settings", "training") else "the network"
+        yield f"| `{cure.name}` | {cure.title} | {changes} | {treats} |"
+    yield "\n## In Python\n"
+    for cure in cures:
+        yield f"\n### {cure.name}\n"
+        about = inspect.getdoc(cure.function) or ""
+        yield f"```python\nsignalprop.cures.{cure.function.__name__}"
+        yield f"{inspect.signature(cure.function).replace(return_annotation=inspect.Signature.empty)}"
+        yield "```\n\n```text\n" + about + "\n```"
+
+
 def autodoc(kind: str, name: str, *options: str) -> str:
     """One autodoc directive inside a Markdown page."""
     lines = [f".. auto{kind}:: signalprop.{name}", *(f"   :{option}:" for option in options)]
@@ -281,6 +302,7 @@ def write_generated_pages(_app: Any) -> None:
         "rules.md": rules_page(DEFAULT_RULES),
         "studies.md": studies_page(STUDIES),
         "api.md": api_page(public_names()),
+        "_generated/cures.md": cures_fragment(CURES),
         "_generated/results.md": results_fragment(public_names()),
     }
     for name, lines in pages.items():

@@ -5,7 +5,7 @@ import torch
 from tests.nets.support import checked, on_meta, ordinary, ratio, through
 from torch import nn
 
-from signalprop.nets import SelfNormalizing, SelfNormalizingConv2d, lecun_normal_
+from signalprop.nets import SelfNormalizing, SelfNormalizingConv2d, lecun_
 
 DOUBLE = {"dtype": torch.float64}
 MADE = {
@@ -107,8 +107,8 @@ def test_dropout_is_alpha_dropout_and_off_by_default():
         (nn.Conv1d(40, 300, 5, groups=2), 100),
     ],
 )
-def test_lecun_normal_has_variance_one_over_fan_in(layer, fan):
-    assert lecun_normal_(layer) is layer
+def test_lecun_has_variance_one_over_fan_in(layer, fan):
+    assert lecun_(layer) is layer
     assert layer.weight.var().item() == pytest.approx(1 / fan, rel=0.05)
     assert not layer.bias.any()
     # normal, not uniform: the fourth moment tells
@@ -116,9 +116,9 @@ def test_lecun_normal_has_variance_one_over_fan_in(layer, fan):
     assert standard.pow(4).mean().item() == pytest.approx(3.0, rel=0.1)
 
 
-def test_lecun_normal_of_a_tensor_is_seeded_by_its_generator():
-    first = lecun_normal_(torch.empty(50, 20), generator=torch.Generator().manual_seed(4))
-    again = lecun_normal_(torch.empty(50, 20), generator=torch.Generator().manual_seed(4))
+def test_lecun_of_a_tensor_is_seeded_by_its_generator():
+    first = lecun_(torch.empty(50, 20), generator=torch.Generator().manual_seed(4))
+    again = lecun_(torch.empty(50, 20), generator=torch.Generator().manual_seed(4))
     assert torch.equal(first, again)
     assert first.var().item() == pytest.approx(1 / 20, rel=0.15)
 

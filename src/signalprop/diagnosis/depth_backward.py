@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from signalprop.capture.trace import Trace
 from signalprop.diagnosis import spine
 from signalprop.diagnosis.evidence import Evidence
-from signalprop.diagnosis.finding import Finding
+from signalprop.diagnosis.finding import Finding, Learning
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
 
 
@@ -27,7 +27,16 @@ def _needs_spine(trace: Trace) -> None:
     "SP101",
     "Error signal vanishes with depth",
     needs=("deltas", "learning"),
-    cures=("self-normalize", "he-init", "residual", "swap-activation", "normalise", "pretrain"),
+    cures=(
+        "self-normalize",
+        "he-init",
+        "residual",
+        "highway",
+        "swap-activation",
+        "normalise",
+        "adam",
+        "pretrain",
+    ),
 )
 def vanishing(evidence: Evidence, *, nats: float = 7.0, idle: float = 1e-4) -> Iterator[Finding]:
     """The error signal is lost on its way back, so that the layers it should reach stay idle.
@@ -176,7 +185,7 @@ def _input_scaling(trace: Trace, rise: spine.Change) -> float:
     "Layer does not learn",
     severity="tip",
     needs=("deltas", "learning"),
-    cures=("normalise", "raise-learning-rate", "he-init"),
+    cures=("normalise", "raise-learning-rate", "adam", "he-init"),
 )
 def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -> Iterator[Finding]:
     """Single layers stay as they are while their neighbours learn.
@@ -184,8 +193,11 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
     How it is detected:
         A trained layer has less than `idle` of a fair part of the first-order decrease of the loss
         in the optimizer's next update and in the last of the rehearsed ones, and its update is
-        smaller than `still` of its weights. Layers that SP101 or SP102 explain are left out. An
-        issue where more than a tenth of the layers is idle, else a tip.
+        smaller than `still` of its weights. Layers that SP101 or SP102 explain are left out, and
+        those whose gradient was exactly zero and is not any more at the last rehearsed update:
+        they lie behind a weight that started at zero (ReZero, SkipInit, Fixup, LoRA), which lets
+        more through with every update. An issue where more than a tenth of the layers is idle,
+        else a tip.
 
     Why it matters:
         The layer is along for the ride: its random or old weights pass the signal on, and its
@@ -220,6 +232,7 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
         layer
         for layer in spine.weak_layers(evidence, idle)
         if layer not in explained
+        and not _woken(learning, layer)
         and learning.update_ratio.get(layer, 0.0) < still
         and (held is None or layer in held)
     ]
@@ -241,6 +254,11 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
             f"among {len(learning.share)} layers"
         ),
     )
+
+
+def _woken(learning: Learning, layer: str) -> bool:
+    """Whether a gradient that was exactly zero has appeared during the rehearsed updates."""
+    return learning.share[layer] == 0 and learning.later_share.get(layer, 0.0) != 0
 
 
 def _held(evidence: Evidence) -> set[str] | None:

@@ -118,7 +118,7 @@ def activations_explode(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Fi
     "SP106",
     "Inputs become indistinguishable with depth",
     needs=("learning",),
-    cures=("normalise", "residual", "critical-init", "self-normalize"),
+    cures=("normalise", "residual", "highway", "critical-init", "self-normalize"),
 )
 def indistinguishable(
     evidence: Evidence,
@@ -137,7 +137,8 @@ def indistinguishable(
         to that at the input end of the spine, now and after the rehearsed updates on copies. It is
         found where it then is below `distance` and has not grown by a factor of `grown` (or to
         `floor`, float32's resolution), and where the updates have made it fall to a share
-        `collapsed` of itself and below `near`. Not applicable below `samples` samples.
+        `collapsed` of itself and below `near`. Not applicable below `samples` samples, nor where
+        the last hidden layer is one wide: two numbers of one sign have a cosine of 1.
 
     Why it matters:
         The head cannot tell samples apart that arrive alike, however healthy the gradient norms
@@ -191,6 +192,8 @@ def relative_distance(trace: Trace, samples: int = 4) -> float:
     if trace.batch < samples:
         raise NotApplicable(f"needs at least {samples} samples, got {trace.batch}")
     start, last = ends(trace)
+    if spine.width(trace, last.name) < 2:
+        raise NotApplicable("the last hidden layer is one wide, so its cosine says nothing")
     if math.isnan(start.activation.cosine) or math.isnan(last.activation.cosine):
         raise NotApplicable("the samples lie in one row, or an activation is not finite")
     if last.activation.rms == 0:

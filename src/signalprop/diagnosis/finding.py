@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -90,8 +91,17 @@ class Learning:
 
     @property
     def falls(self) -> bool:
-        """Whether the updates lower the loss by more than a thousandth."""
-        return self.after[-1] < self.after[0] - 1e-3 * abs(self.after[0])
+        """Whether the updates lower the loss by more than a thousandth, with no leap on the way."""
+        lower = self.after[-1] < self.after[0] - 1e-3 * abs(self.after[0])
+        return lower and self.leap <= 1
+
+    @property
+    def leap(self) -> float:
+        """How far the loss rises at its highest, as a share of the loss before any update."""
+        start = self.after[0]
+        if not all(map(math.isfinite, self.after)):
+            return math.inf
+        return (max(self.after) - start) / max(abs(start), 1e-12)
 
 
 @dataclass(frozen=True, repr=False)

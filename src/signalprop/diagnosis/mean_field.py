@@ -96,7 +96,7 @@ def _variances(trace: Trace, site: Site) -> tuple[float, float] | None:
     "Deeper than its initialisation bears",
     severity="tip",
     needs=("deltas", "learning"),
-    cures=("critical-init", "he-init", "residual", "self-normalize"),
+    cures=("critical-init", "he-init", "residual", "highway", "self-normalize"),
 )
 def too_deep(
     evidence: Evidence, *, scales: float = 6.0, nats: float = 7.0, idle: float = 1e-4

@@ -161,13 +161,19 @@ def _ran(trace: Trace, path: str) -> bool:
 # ---- SP202 -----------------------------------------------------------------------------------
 
 
-@rule("SP202", "First value that is not finite", cures=("clean-data", "guard-operation", "float32"))
+@rule(
+    "SP202",
+    "First value that is not finite",
+    cures=("clean-data", "guard-operation", "float32", "reinitialise"),
+)
 def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Finding]:
     """A nan or an infinity reaches the loss or the gradients; this is where it begins.
 
     How it is detected:
         Only where the loss, the gradient of a trained parameter, or a parameter itself is not
-        finite: infinities that are masked out, as in attention, do no harm. Then the first place is
+        finite, or where the model or the loss raised after a site that is not (torch's
+        `binary_cross_entropy` refuses a nan): infinities that are masked out, as in attention, do
+        no harm. Then the first place is
         looked for in this order: parameters, inputs, targets, the first site in execution order,
         the loss; and, where all of these are finite, the last site with a delta that is not. A
         site of -inf alone before a softmax is a mask and is passed over. Where the values before
@@ -191,11 +197,14 @@ def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Findin
         NotApplicable: the pass stopped before there was a loss, and all was finite up to there.
     """
     trace = evidence.trace
-    if trace.failure is not None and trace.failure.phase == "forward" and not _bad_sites(trace):
+    early = trace.failure is not None and trace.failure.phase != "backward"
+    if early and not _bad_sites(trace) and all(w.finite for w in trace.weights.values()):
         raise NotApplicable("the pass stopped before there was a loss")
     found = _root(evidence, headroom)
     if found is not None:
         where, told, cures = found
+        if early and trace.failure is not None:
+            told += f" So the pass stopped: {trace.failure.message}."
         yield finding(
             not_finite,
             sites=(where,),
@@ -221,7 +230,8 @@ def _root(evidence: Evidence, headroom: float) -> tuple[str, str, tuple[str, ...
     gradients_bad = any(
         w.gradient is not None and not math.isfinite(w.gradient) for w in trace.weights.values()
     )
-    if not (loss_bad or gradients_bad):
+    stopped = trace.failure is not None and bool(_bad_sites(trace))
+    if not (loss_bad or gradients_bad or stopped):
         return None
     for name, given in trace.inputs.items():
         # -inf alone is a mask; what it does is seen further on
@@ -266,7 +276,8 @@ def _bad_sites(trace: Trace) -> list[Site]:
         if site.activation.finite or site.op == "input":
             continue
         after = sites[i + 1].op if i + 1 < len(sites) else ""
-        if site.activation.mean == -math.inf and ("softmax" in after or "attention" in after):
+        masked = "softmax" in after or "attention" in after or not after
+        if site.activation.mean == -math.inf and masked:
             continue
         bad.append(site)
     return bad
@@ -293,8 +304,8 @@ def _forward(evidence: Evidence, headroom: float) -> tuple[str, str, tuple[str, 
         told += f"; the site before it, {quoted(before.name)}, is finite"
         told += f" (rms {before.activation.rms:.3g})"
     if _overflows(site, before, headroom):
-        return site.name, f"{told}. It overflows {site.dtype}.", ("lower-scale", "float32")
-    return site.name, f"{told}.", ("guard-operation", "lower-scale")
+        return site.name, f"{told}. It overflows {site.dtype}.", ("float32", "guard-operation")
+    return site.name, f"{told}.", ("guard-operation",)
 
 
 def _overflows(site: Site, before: Site | None, headroom: float) -> bool:

@@ -66,7 +66,7 @@ def output(call: LossCall) -> str:
 @rule(
     "SP203",
     "Softmax or sigmoid before a loss that applies its own",
-    cures=("remove-softmax", "remove-sigmoid", "use-log-softmax"),
+    cures=("remove-softmax", "remove-sigmoid", "use-log-softmax", "use-cross-entropy"),
 )
 def squashed_twice(
     evidence: Evidence, *, floor: float = 0.05, tolerance: float = 1e-3

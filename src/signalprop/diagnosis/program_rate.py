@@ -33,7 +33,8 @@ def raw_inputs(
         `scale` and `dominance` times the one in the middle; or the mean of the feature in the
         middle is more than `offset` of its standard deviations from zero and no BatchNorm follows.
         The last two need `observations` values per feature. Sparse whole numbers (counts, one-hot)
-        are judged by the first and the last alone.
+        are judged by the first and the last alone while the layer that reads them bears it: its
+        output has a root mean square of no more than `dominance`.
 
     Why it matters:
         The gradient of the first weights is delta times the input, so the curvature of the loss
@@ -104,6 +105,7 @@ def _judge_input(
         return None
     site = trace.sites.get(name)
     sparse = facts.whole and site is not None and site.activation.zeros > 0.5
+    sparse = sparse and reader.activation.rms <= dominance
     if features.varying > 1 and not sparse and features.largest > scale:
         ratio = features.largest / features.rms
         if ratio > dominance:
@@ -148,6 +150,7 @@ def rate_too_large(
     edge: float = 1.0,
     rise: float = 0.25,
     alone: float = 0.5,
+    leap: float = 1.0,
     nats: float = 7.0,
 ) -> Iterator[Finding]:
     """The optimizer's own next updates raise the loss on the very batch they were taken on.
@@ -157,7 +160,9 @@ def rate_too_large(
         learning rate x largest eigenvalue of the Hessian is above `edge` times its stability bound
         2 (1 + momentum), and the loss ends above where it began by more than a share `rise`. For
         Adam and its kin, for which no such bound holds: the loss ends above its start by more than
-        a share `alone`, or is no longer finite. It is only a tip where the cause lies elsewhere:
+        a share `alone`, or is no longer finite. And for any optimizer: on the way the loss rises
+        above its start by more than a share `leap`, even where it comes down again, since a step
+        that kills all units also ends a leap. It is only a tip where the cause lies elsewhere:
         inputs that are not normalised (SP206), or an error signal that grows by more than `nats`
         on its way back (SP102), for both of which every usual learning rate is too large.
 
@@ -185,23 +190,27 @@ def rate_too_large(
     sharpness = evidence.sharpness or 0.0
     product = learning.rate * sharpness
     bound = edge * 2 * (1 + optimizer.momentum)
-    unstable = optimizer.plain and product > bound and growth > rise
-    if not (unstable or growth > alone):
+    # what leaps up and comes down again may have killed what was there
+    highest = learning.leap
+    unstable = optimizer.plain and product > bound and (growth > rise or highest > leap)
+    if not (unstable or growth > alone or highest > leap):
         return
     steps = "1 update" if len(after) == 2 else f"{len(after) - 1} updates"
     told = (
         f"{steps} with a learning rate of {learning.rate:g} take the loss on this batch from "
         f"{after[0]:.4g} to {after[-1]:.4g}"
     )
+    if growth <= alone and highest > leap:
+        told += f", with a leap to {max(after):.4g} on the way"
     if unstable:
         told += f"; with a largest curvature of {sharpness:.3g} the rate must stay below "
         told += f"{bound / sharpness:.2g}"
     elsewhere = _elsewhere(evidence, nats)
     yield finding(
         rate_too_large,
-        value=product if unstable else growth,
+        value=product if unstable else max(growth, highest),
         unit="learning rate x sharpness" if unstable else "growth of the loss",
-        threshold=bound if unstable else alone,
+        threshold=bound if unstable else (alone if growth > alone else leap),
         explanation=f"{told}{elsewhere}.",
         severity="tip" if elsewhere else "issue",
     )

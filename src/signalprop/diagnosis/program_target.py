@@ -28,7 +28,13 @@ ARITHMETIC = frozenset({"sub", "mul", "add"})
 @rule(
     "SP205",
     "Loss does not fit the targets",
-    cures=("match-target-shape", "use-cross-entropy", "use-mse", "cast-targets"),
+    cures=(
+        "match-target-shape",
+        "use-cross-entropy",
+        "use-mse",
+        "use-bce-with-logits",
+        "cast-targets",
+    ),
 )
 def unfit_targets(evidence: Evidence, *, tolerance: float = 1e-2) -> Iterator[Finding]:
     """Shape, dtype or meaning of the targets is not what the loss takes.
@@ -261,7 +267,17 @@ def _why_classes(
 # ---- SP207 -----------------------------------------------------------------------------------
 
 
-@rule("SP207", "Labels out of range", cures=("shift-labels", "add-outputs", "use-zero-one-labels"))
+@rule(
+    "SP207",
+    "Labels out of range",
+    cures=(
+        "shift-labels",
+        "add-outputs",
+        "use-zero-one-labels",
+        "use-sign-labels",
+        "set-ignore-index",
+    ),
+)
 def labels_out_of_range(evidence: Evidence, *, margin: float = 1e-6) -> Iterator[Finding]:
     """Labels lie outside what the loss and the number of outputs allow.
 

@@ -107,6 +107,11 @@ def hidden(trace: Trace) -> list[Site]:
     return [trace.sites[name] for name in names]
 
 
+def width(trace: Trace, name: str) -> int:
+    """Elements per sample of a site."""
+    return math.prod(trace.sites[name].shape) // max(trace.batch, 1)
+
+
 def weak_layers(evidence: Evidence, idle: float) -> list[str]:
     """Layers that have less than `idle` of a fair part of the learning, now and after rehearsal."""
     learning = evidence.learning

@@ -25,23 +25,6 @@ Padding = Literal["replicate", "circular", "reflect", "zeros"]
 T = TypeVar("T", bound=Tensor | nn.Module)
 
 
-def lecun_normal_(target: T, *, generator: torch.Generator | None = None) -> T:
-    """Draw weights from N(0, 1 / fan_in), in place: `lecun_` with gain 1 and a normal distribution.
-
-    Source: Klambauer et al. 2017, "Initialization". `torch.nn.init` has it only as
-    `kaiming_normal_(w, nonlinearity="linear")`; its gain for SELU, 3/4, is not the fixed point's.
-
-    Args:
-        target: a weight (out, in, *kernel), or a module, all of whose linear and convolution layers
-            are initialised, with biases 0.
-        generator: where the random numbers come from.
-
-    Returns:
-        `target`.
-    """
-    return lecun_(target, generator=generator)
-
-
 class SelfNormalizing(nn.Module):
     """Fully connected self-normalizing network: linear, SELU, alpha dropout per width; linear head.
 
@@ -89,7 +72,7 @@ class SelfNormalizing(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights from N(0, 1 / fan_in); biases 0."""
-        lecun_normal_(self)
+        lecun_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Output of the head."""
@@ -166,7 +149,7 @@ class SelfNormalizingConv2d(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights from N(0, 1 / fan_in); biases 0."""
-        lecun_normal_(self)
+        lecun_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Output of the head."""

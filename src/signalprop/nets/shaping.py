@@ -13,7 +13,7 @@ be learnt from:
   C(0) = 0 and C'(1)^L = zeta. Martens et al., "Rapid training of deep neural networks without
   skip connections or normalization layers using Deep Kernel Shaping", 2021 (DKS).
 
-Both hold for plain networks; use weights of variance 1 / fan_in (`lecun_normal_`, or orthogonal
+Both hold for plain networks; use weights of variance 1 / fan_in (`lecun_`, or orthogonal
 ones), biases 0, and inputs with a mean square of 1.
 """
 

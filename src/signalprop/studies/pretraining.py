@@ -35,6 +35,8 @@ from signalprop.studies.trained import (
     BATCH,
     Agenda,
     Trained,
+    ahead,
+    beats,
     chance,
     decay,
     seconds,
@@ -83,7 +85,7 @@ class Sizes:
     rates: tuple[float, ...]
 
 
-QUICK = Sizes((2, 8), 50, 2_000, 8, 200, 100, 2, (1e-2, 3e-3))
+QUICK = Sizes((2, 8), 50, 2_000, 20, 150, 100, 2, (1e-2, 3e-3))
 FULL = Sizes((2, 4, 8), 100, 6_000, 10, 600, 300, 4, (1e-2, 3e-3, 1e-3))
 
 
@@ -118,13 +120,11 @@ def learnt(method: Method, found: Digits, sizes: Sizes, seed: int) -> nn.Sequent
 
 
 def shallower(net: nn.Sequential, depth: int) -> nn.Sequential:
-    """The first `depth` hidden layers with a head of their own.
-
-    Layers are pre-trained from the input up, so these are what a shallower net would have learnt.
-    """
-    head = net[-1]
+    """The first `depth` layers, as a shallower net would have learnt them, with a new head."""
+    modules = list(net)
+    head = modules[-1]
     assert isinstance(head, nn.Linear)
-    return nn.Sequential(*copy.deepcopy(list(net[: 2 * depth])), nn.Linear(head.in_features, 10))
+    return nn.Sequential(*copy.deepcopy(modules[: 2 * depth]), nn.Linear(head.in_features, 10))
 
 
 @torch.no_grad()
@@ -184,9 +184,8 @@ def measure(setup: Setup) -> Measured:
     tasks = [*((depth, found) for depth in sizes.depths), (sizes.depths[-1], scarce)]
     deep = sizes.depths[-1]
     each = {
-        depth: seconds(lambda d=depth: network(found.pixels, d, sizes.width, GLOROT), found, 100)
-        / 100
-        for depth in sizes.depths
+        d: seconds(lambda d=d: network(found.pixels, d, sizes.width, GLOROT), found)
+        for d in sizes.depths
     }
     # a layer of an RBM or an autoencoder takes about as long as two layers of the net
     layers = 2 * sizes.seeds * sizes.epochs * math.ceil(len(found.x) / STEP)
@@ -220,17 +219,13 @@ def measure(setup: Setup) -> Measured:
                 told=told,
             )  # fmt: skip
             reached[kind, task] = found_out
-            for what, value in (("accuracy", found_out.accuracy), ("spread", found_out.spread),
-                                ("loss", found_out.loss)):  # fmt: skip
-                note = f"learning rate {found_out.rate:g}"
-                numbers.append(Measurement(f"{kind}, {task}: {what}", value, "", None, note, True))
+            numbers += found_out.told(f"{kind}, {task}")
     best = max(t.accuracy for t in reached.values())
     numbers.append(Measurement("best", best, "", None, "accuracy of the best of all nets"))
     lost = {kind: decays(starts, kind, setup.seed, sizes) for kind in KINDS if kind != LONGER}
     for kind, nats in lost.items():
-        mean = math.fsum(nats) / len(nats)
-        numbers.append(Measurement(f"{kind}: decay", mean, "nats", None,
-                                   f"ln |delta^1| / |delta^{deep}| at the start", True))  # fmt: skip
+        mean, note = math.fsum(nats) / len(nats), f"ln |delta^1| / |delta^{deep}| at the start"
+        numbers.append(Measurement(f"{kind}: decay", mean, "nats", None, note, tabled=True))
     series = tuple(
         Series("Accuracy after training, over depth", kind, tuple(map(float, sizes.depths)),
                tuple(reached[kind, named(d)].accuracy for d in sizes.depths),
@@ -285,12 +280,9 @@ def tables(
         (kind, math.fsum(nats) / len(nats), spread(nats), math.exp(math.fsum(nats) / len(nats)))
         for kind, nats in lost.items()
     )
-    heads = ("net", "decay, nats", "spread", "share of delta that arrives")
-    return (
-        Table(title, columns, rows),
-        Table(f"The error signal over {deep} hidden layers before training with labels",
-              heads, signal),
-    )  # fmt: skip
+    heads = ("net", "decay, nats", "spread", "arrives")
+    about = f"The error signal over {deep} hidden layers before training with labels"
+    return Table(title, columns, rows), Table(about, heads, signal)
 
 
 def way(v: Values, kind: str, task: str) -> float:
@@ -298,23 +290,15 @@ def way(v: Values, kind: str, task: str) -> float:
     return (v[f"{kind}, {task}: accuracy"] - v["chance"]) / (v["best"] - v["chance"])
 
 
-def ahead(v: Values, one: str, other: str, task: str) -> tuple[float, float]:
-    """Accuracy of one kind less that of another, and its standard error."""
-    gain = v[f"{one}, {task}: accuracy"] - v[f"{other}, {task}: accuracy"]
-    spreads = (v[f"{kind}, {task}: spread"] for kind in (one, other))
-    return gain, math.hypot(*spreads) / math.sqrt(v["seeds"])
-
-
-def beats(v: Values, one: str, other: str, task: str) -> bool:
-    """Whether it is ahead by more than chance differences of seeds explain."""
-    gain, error = ahead(v, one, other, task)
-    return gain > ERRORS * error
-
-
 def points(v: Values, one: str, other: str, task: str) -> str:
     """By how many points it is ahead."""
-    gain, error = ahead(v, one, other, task)
+    gain, error = ahead(v, f"{one}, {task}", f"{other}, {task}")
     return f"{100 * gain:+.1f} ± {100 * error:.1f} ({one} less {other})"
+
+
+def over(v: Values, one: str, other: str, task: str) -> bool:
+    """Whether it is ahead for more than chance."""
+    return beats(v, f"{one}, {task}", f"{other}, {task}")
 
 
 def told(v: Values, kinds: tuple[str, ...], task: str) -> str:
@@ -352,7 +336,9 @@ def judge(v: Values) -> tuple[Claim, ...]:
             "ln |delta^1| / |delta^T| before training with labels: "
             + ", ".join(f"{v[f'{kind}: decay']:.1f} nats ({kind})" for kind in KINDS
                         if kind != LONGER)
-            + f". Random weights of {FOUR} keep it as well.",
+            + ". "
+            + ("Random weights can do that, too." if v[f"{FOUR}: decay"] > v[f"{GLOROT}: decay"] + 1
+               else "Larger random weights do not do that."),
             "" if all(less) else "Not by more than a factor e: "
             + ", ".join(k for k, s in zip(PRETRAINED, less, strict=True) if not s) + ".",
         ),
@@ -363,11 +349,14 @@ def judge(v: Values) -> tuple[Claim, ...]:
 
 def judge_start(v: Values, deep: str) -> Claim:
     """Whether it takes what was learnt, or a good start is enough."""
-    over = {other: [beats(v, one, other, deep) for one in PRETRAINED] for other in (FOUR, HE)}
-    whole = [beats(v, RBM, RBM_SHUFFLED, deep), beats(v, CODER, CODER_SHUFFLED, deep)]
+    won = {other: [over(v, one, other, deep) for one in PRETRAINED] for other in (FOUR, HE)}
+    whole = [over(v, RBM, RBM_SHUFFLED, deep), over(v, CODER, CODER_SHUFFLED, deep)]
     enough = [kind for kind in (FOUR, HE) if way(v, kind, deep) >= TRAINED]
-    verdict: Verdict = "holds" if not enough and all(over[FOUR] + over[HE]) else (
-        "holds in part" if any(over[FOUR] + over[HE] + whole) else "does not hold as printed")  # fmt: skip
+    verdict: Verdict = "does not hold as printed"
+    if all(won[FOUR] + won[HE]) and not enough:
+        verdict = "holds"
+    elif any(won[FOUR] + won[HE] + whole):
+        verdict = "holds in part"
     gains = "; ".join(points(v, one, other, deep) for one in PRETRAINED for other in (FOUR, HE))
     parts = "; ".join(points(v, one, f"{one}, shuffled", deep) for one in PRETRAINED)
     return Claim(
@@ -385,15 +374,15 @@ def judge_start(v: Values, deep: str) -> Claim:
 def judge_labels(v: Values, scarce: str) -> Claim:
     """Whether what was learnt without labels makes up for labels that are few."""
     pairs = [(one, other) for one in PRETRAINED for other in (FOUR, HE)]
-    over = [beats(v, one, other, scarce) for one, other in pairs]
+    found = [over(v, one, other, scarce) for one, other in pairs]
     return Claim(
         "where labels are few, what was learnt without them brings more than a good start",
-        of_all(over),
+        of_all(found),
         f"{v['few labels']:.0f} labels instead of {v['labels']:,.0f}: "
         f"{told(v, (GLOROT, *PRETRAINED, FOUR, HE), scarce)}. In points ± standard error: "
         + "; ".join(points(v, one, other, scarce) for one, other in pairs) + ".",
-        "" if all(over) else f"Not ahead by {ERRORS:.0f} standard errors: "
-        + "; ".join(f"{a} of {b}" for (a, b), won in zip(pairs, over, strict=True) if not won)
+        "" if all(found) else f"Not ahead by {ERRORS:.0f} standard errors: "
+        + "; ".join(f"{a} of {b}" for (a, b), yes in zip(pairs, found, strict=True) if not yes)
         + ".",
     )  # fmt: skip
 

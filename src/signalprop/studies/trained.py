@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from signalprop.capture.observe import trace
 from signalprop.studies.data import Digits
-from signalprop.studies.frame import Setup
+from signalprop.studies.frame import Measurement, Setup, Values
+from signalprop.studies.plain import ERRORS
 
 #: images per update, and the norm that gradients are clipped to
 BATCH, CLIP = 128, 5.0
 #: images in the pass whose delta is measured
 SEEN = 64
 #: updates that are timed for the forecast
-TIMED = 3
+TIMED = 5
 
 #: makes a net; its weights come from torch's global random numbers
 Make = Callable[[], nn.Module]
@@ -50,7 +51,7 @@ def fit(net: nn.Module, found: Digits, rate: float, steps: int, seed: int) -> fl
         Mean loss of the last tenth of the updates; infinite where it was no number.
     """
     order = torch.Generator().manual_seed(seed)
-    adam = torch.optim.Adam(net.parameters(), lr=rate)
+    adam = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
     x, y = found.x.float(), found.y
     late: list[float] = []
     for step in range(steps):
@@ -133,6 +134,25 @@ class Trained:
         """Accuracy with its spread."""
         return f"{self.accuracy:.3f} ± {self.spread:.3f}"
 
+    def told(self, name: str) -> list[Measurement]:
+        """Accuracy, its spread and the training loss, named `NAME: accuracy` and so on."""
+        note = f"learning rate {self.rate:g}"
+        told = (("accuracy", self.accuracy), ("spread", self.spread), ("loss", self.loss))
+        return [Measurement(f"{name}: {what}", v, "", None, note, tabled=True) for what, v in told]
+
+
+def ahead(v: Values, one: str, other: str) -> tuple[float, float]:
+    """Accuracy of one kind of nets less that of another, and the standard error of that."""
+    gain = v[f"{one}: accuracy"] - v[f"{other}: accuracy"]
+    spreads = (v[f"{name}: spread"] for name in (one, other))
+    return gain, math.hypot(*spreads) / math.sqrt(v["seeds"])
+
+
+def beats(v: Values, one: str, other: str) -> bool:
+    """Whether it is ahead by more than differences between seeds explain."""
+    gain, error = ahead(v, one, other)
+    return gain > ERRORS * error
+
 
 def spread(values: Sequence[float]) -> float:
     """Standard deviation of a sample, 0 of one value."""
@@ -179,14 +199,16 @@ def tuned(
     return Trained(best, tuple(a for _, a in reached), tuple(loss for loss, _ in reached))
 
 
-def seconds(make: Make, found: Digits, steps: int) -> float:
-    """How long `steps` updates of such a net will take, from a few; no random number is used up."""
+def seconds(make: Make, found: Digits) -> float:
+    """How long one update of such a net takes, the median of a few; uses no random number up."""
+    took: list[float] = []
     with torch.random.fork_rng(devices=[]):
         net = seeded(make, 0)
-        fit(net, found, 1e-9, 1, 0)
-        start = time.perf_counter()
-        fit(net, found, 1e-9, TIMED, 0)
-        return (time.perf_counter() - start) * steps / TIMED
+        for _ in range(TIMED):
+            start = time.perf_counter()
+            fit(net, found, 1e-9, 1, 0)
+            took.append(time.perf_counter() - start)
+    return sorted(took)[TIMED // 2]
 
 
 def spoken(seconds: float) -> str:

@@ -21,7 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from signalprop.capture.observe import unwrapped
 from signalprop.capture.sandbox import untouched
 from signalprop.capture.trace import Block, Site, Trace
-from signalprop.theory.gains import Gain, NoClosedFormError, gain_of, gated
+from signalprop.theory.gains import Gain, NoClosedFormError, gain_of, gated, meets, scalars
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def expect(trace: Trace, model: nn.Module) -> dict[str, BlockExpectation]:
     - LayerNorm, RMSNorm, GroupNorm: -ln of what it divides by, + 0.5 ln(mean gamma^2), + the
       directions it takes out; BatchNorm likewise, its variance from the measured rms and
       correlation of samples (by running_var in evaluation mode)
-    - residual block: 0.5 ln(1 + branch^2) with the branch's own product
+    - residual block: 0.5 ln(1 + branch^2) with the branch's own product, a learnt multiplier alpha
+      in it (ln |alpha|); at alpha = 0 the block is the identity
     - highway block: see `theory.blocks.highway`
     - pooling: -0.5 ln(elements averaged); 0 for a maximum
 
@@ -98,7 +99,15 @@ def _gain(block: Block, trace: Trace, modules: Mapping[str, nn.Module]) -> Gain:
     if block.residual:
         if not inner:
             raise NoClosedFormError("no site of the branch was seen")
+        alpha = _multiplier(inner[-1], end, trace)
+        if alpha == 0:
+            return Gain(0.0, "the branch is multiplied by alpha = 0: the block is the identity")
         branch = _chain([start, *inner], trace, modules)
+        if alpha != 1:
+            nats, told = branch.nats + math.log(alpha), f"{branch.formula} + ln {alpha:.3g}"
+            branch = Gain(nats, told)
+        if branch.nats == -math.inf:
+            return Gain(0.0, "the branch starts at zero: the block is the identity")
         nats = 0.5 * _log1p_exp(2.0 * branch.nats)
         return Gain(nats, f"0.5 ln(1 + e^(2 b)), branch b = {branch.nats:.3g}: {branch.formula}")
     if not inner:
@@ -115,9 +124,32 @@ def _gain(block: Block, trace: Trace, modules: Mapping[str, nn.Module]) -> Gain:
     return _chain([start, *inner, end], trace, modules)
 
 
+def _multiplier(last: Site, end: Site, trace: Trace) -> float:
+    """|alpha| of a learnt number that the branch is multiplied with on its way into the sum.
+
+    An addition hands delta on as it is; where less or more comes to the last site of the branch
+    than to the sum, it has been multiplied, by a parameter that has this size.
+
+    Returns:
+        Its absolute value; 1 where there is none.
+    """
+    above, below = end.delta, last.delta
+    if above is None or below is None or not above.rms > 0 or last.shape != end.shape:
+        return 1.0
+    ratio = below.rms / above.rms
+    if meets(ratio, 1.0):
+        return 1.0
+    owners = {last.module, end.module, *last.aliases, *end.aliases}
+    return next((a for path in owners for a in scalars(trace, path) if meets(ratio, a)), 1.0)
+
+
 def _chain(sites: list[Site], trace: Trace, modules: Mapping[str, nn.Module]) -> Gain:
     """The product along sites that follow one another."""
-    gains = [gain_of(site, before, trace, modules) for before, site in itertools.pairwise(sites)]
+    gains: list[Gain] = []
+    for before, site in itertools.pairwise(sites):
+        gains.append(gain_of(site, before, trace, modules))
+        if gains[-1].nats == -math.inf:  # nothing comes through, whatever else is on the way
+            break
     return Gain(sum(gain.nats for gain in gains), " + ".join(f"{gain.nats:.3g}" for gain in gains))
 
 

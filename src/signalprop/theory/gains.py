@@ -50,6 +50,10 @@ def gain_of(site: Site, before: Site, trace: Trace, modules: Modules) -> Gain:
         NoClosedFormError: none is known for it.
     """
     module = modules.get(site.module)
+    if site.op == "mul" or (site.kind == "weights" and scalars(trace, site.module)):
+        found = _by_scalar(site, before, trace)
+        if found is not None:
+            return found
     if site.kind == "weights":
         return _weights(site, before, trace, module)
     if site.kind == "slope":
@@ -69,6 +73,52 @@ def gain_of(site: Site, before: Site, trace: Trace, modules: Modules) -> Gain:
 def _log(square: float) -> float:
     """Half the logarithm of a mean square."""
     return 0.5 * math.log(square) if square > 0 else -math.inf
+
+
+# ---- learnt scalars ----------------------------------------------------------------------------
+
+#: how closely a measured ratio has to meet the value of a parameter
+_MEETS = 1e-3
+
+
+def scalars(trace: Trace, path: str) -> list[float]:
+    """Sizes |alpha| of a module's own parameters that are one number, as SkipInit and ReZero have.
+
+    Args:
+        trace: the pass.
+        path: the module's path.
+
+    Returns:
+        Their absolute values.
+    """
+    weights = trace.weights.values()
+    return [w.norm for w in weights if w.module == path and math.prod(w.shape) == 1]
+
+
+def _by_scalar(site: Site, before: Site, trace: Trace) -> Gain | None:
+    """Alpha x or x + b with one learnt number; which of them, the moments tell."""
+    known = scalars(trace, site.module)
+    if not known or site.shape != before.shape:
+        return None
+    seen, given = site.activation, before.activation
+    if given.rms > 0:
+        ratio = seen.rms / given.rms
+        alpha = next((a for a in known if meets(ratio, a)), None)
+        if alpha is not None:
+            nats = math.log(alpha) if alpha > 0 else -math.inf
+            return Gain(nats, f"ln |alpha| = ln {alpha:.3g}")
+    moved = abs(seen.mean - given.mean)
+    spread = max(seen.variance, given.variance)
+    if site.op != "mul" and abs(seen.variance - given.variance) <= _MEETS * spread:
+        close = _MEETS * max(math.sqrt(spread), abs(given.mean))
+        if any(abs(moved - b) <= close + _MEETS * b for b in known):
+            return Gain(0.0, "a learnt number added")
+    return None
+
+
+def meets(ratio: float, alpha: float) -> bool:
+    """Whether a measured ratio is the absolute value of a parameter."""
+    return abs(ratio - alpha) <= _MEETS * max(ratio, alpha)
 
 
 # ---- weights -----------------------------------------------------------------------------------
@@ -170,7 +220,10 @@ def _of_module(module: nn.Module) -> Activation:
 
 def _slope(site: Site, before: Site, module: nn.Module | None) -> Gain:
     phi = activation_at(site, module)
-    square = _mean(before, phi, lambda u: phi.slope(u) ** 2)
+    with np.errstate(over="ignore", invalid="ignore"):  # exp leaves the range of float64
+        square = _mean(before, phi, lambda u: phi.slope(u) ** 2)
+    if math.isnan(square):
+        raise NoClosedFormError(f"the slope of {site.op} has no mean square here")
     return Gain(_log(square), f"0.5 ln E phi'^2 = 0.5 ln {square:.3g}")
 
 

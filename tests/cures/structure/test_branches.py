@@ -11,8 +11,8 @@ from tests.cases import by_name
 from tests.cures.everywhere import on_all_cases
 from torch import nn
 
-from signalprop.cures.structure.branches import residual_scaling, rezero
 from signalprop.cures.cure import DoesNotApply
+from signalprop.cures.structure.branches import residual_scaling, rezero
 from signalprop.errors import SignalpropError
 
 

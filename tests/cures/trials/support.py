@@ -5,6 +5,7 @@ from torch import nn
 
 from signalprop.cures.cure import DoesNotApply, cure
 from signalprop.cures.surgery import operate
+from signalprop.cures.training import Recipe
 
 LOSS = nn.functional.cross_entropy
 
@@ -73,3 +74,11 @@ def never(model, *, inplace=False):
 def breaks(model, *, inplace=False):
     """Leaves a network that cannot run."""
     return nn.Sequential(nn.Linear(3, 3))
+
+
+@cure("slow", treats=("SP210",), changes="training")
+def slow(training, data):
+    """A rate that all bear, with ReLU."""
+    model = helps(training.model, inplace=True)
+    recipe = Recipe(adam).explicit(model)
+    return training.changed(f"optimizer = {recipe.line}", model=model, optimizer=recipe)

@@ -19,6 +19,7 @@ from tests.cures.trials.support import (
     helps,
     net,
     never,
+    slow,
     table,
 )  # fmt: skip
 from torch import nn
@@ -227,3 +228,12 @@ def test_what_cannot_be_used():
     model.kept = model[0].weight * 2  # not a leaf
     with pytest.raises(SignalpropError, match="cannot be copied"):
         cure(model, table(), LOSS, adam, cures=(helps,), **FEW)
+
+
+def test_an_untouched_network_that_fails_is_beaten():
+    def wild(parameters):
+        return torch.optim.SGD(parameters, lr=float("inf"))
+
+    found = cure(net(), table(), LOSS, wild, cures=(slow, harms), **FEW)
+    assert "diverged" in found.untouched.failed
+    assert found.best.name == "slow"

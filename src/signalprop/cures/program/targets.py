@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -151,8 +152,8 @@ def _all(
     training: Training, seen: Look, data: Any, *, columns: bool = False, most: int = 64
 ) -> Tensor:
     """The targets of the first batches in a row, or in rows where they have two dimensions."""
-    assert seen.target is not None  # it raises where there is none
-    found = [prepared(training, one).target for one in batches_of(data, most)]
+    others = islice(batches_of(data, most), 1, None)
+    found = [seen.target, *(prepared(training, one).target for one in others)]
     return torch.cat([y.reshape(len(y), -1) if columns else y.reshape(-1) for y in found])
 
 

@@ -58,9 +58,8 @@ def prescribe(
     """
     ordered = sorted(findings, key=lambda f: (f.severity != "issue", verdict.rank(f)))
     named = [[catalogue[name] for name in f.cures if name in catalogue] for f in ordered]
-    single: list[Cure] = []
-    for row in itertools.zip_longest(*named):
-        single += [cure for cure in row if cure is not None and cure not in single]
+    ranks = itertools.chain.from_iterable(itertools.zip_longest(*named))
+    single = dict.fromkeys(cure for cure in ranks if cure is not None)
     candidates: list[Candidate] = [(cure,) for cure in single]
     first = [cures[0] for cures, f in zip(named, ordered, strict=True)
              if cures and f.severity == "issue"]  # fmt: skip

@@ -129,7 +129,10 @@ def run_leg(folder: str, key: str, seed: int, total: int, until: int) -> Outcome
     legs = sorted((int(p.stem.rpartition("-")[2]), p) for p in home.glob(f"leg-{key}-{seed}-*.pkl"))
     before = [path for step, path in legs if step < until]
     if before:
-        runner.resume(_read(before[-1])[1])
+        last, state = _read(before[-1])
+        if last.failed:  # it stays where it failed
+            return last
+        runner.resume(state)
     outcome = runner.run(until)
     import cloudpickle
 
