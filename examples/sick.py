@@ -1,7 +1,6 @@
 """Ten sigmoid layers on handwritten digits: nothing comes back from the loss to the first of them.
 
-    signalprop diagnose examples/sick.py:build
-    signalprop cure examples/sick.py:build --budget 300
+Try `signalprop diagnose examples/sick.py:build`, and `signalprop cure examples/sick.py:build`.
 """
 
 import torch

@@ -34,7 +34,7 @@ class Leading:
         wrt: the site nearer to the input.
         largest: s_1, median over the samples.
         ratios: s_i / s_1, largest first, median over the samples.
-        narrowest: elements per sample of the narrowest spine site below `of`.
+        narrowest: directions per sample that the narrowest spine site below `of` can hold.
         learned: the loss over what it is with the targets of other samples, near 1 before anything
             is learned; None without a target, and where it decides nothing.
     """
@@ -89,7 +89,8 @@ class Evidence:
         sharpness: largest eigenvalue of the Hessian; None where it was not measured, as where the
             rehearsed updates lower the loss and the learning rate is in no doubt.
         leading: leading singular values from the input to the output; of a narrow output, to the
-            last wide layer as well.
+            last wide layer as well; and where the output does not show two directions, to the
+            last hidden layer.
         optimizer: facts of the optimizer; None where none was given.
         weights: facts by parameter name.
         missing: what could not be measured -> why.

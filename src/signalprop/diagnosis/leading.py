@@ -6,7 +6,6 @@ strength along one direction and lose every other, and then it can learn one thi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from signalprop.capture.batch import Loss
 from signalprop.capture.observe import eager
 from signalprop.capture.sandbox import untouched
 from signalprop.capture.trace import Trace
+from signalprop.diagnosis import spine
 from signalprop.diagnosis.evidence import Evidence, Leading
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
@@ -29,6 +29,9 @@ from signalprop.jacobian.sketch import sketch
 SAMPLES, DIRECTIONS = 8, 8
 #: a ratio below this asks whether the network has learned
 SMALL = 1e-3
+#: where the second of two directions reaches the output with more than this, it has reached the
+#: last hidden layer as well
+THROUGH = 1e-2
 #: a rectifier kills half of a layer's directions for each sample, so a layer must have many more
 WIDE = 4 * DIRECTIONS
 
@@ -38,7 +41,10 @@ def measure(
 ) -> tuple[Leading, ...]:
     """The leading singular values from the input to the output, and of a narrow one to wide ones.
 
-    Cost: a forward and 8 or 16 backward passes of 8 samples.
+    Where the output does not show that two directions reach the last hidden layer, from the input
+    to that as well: a head of rank one, or a softmax of two outputs, hides the second.
+
+    Cost: a forward and 8 backward passes of 8 samples; 16 or 24 where the output tells too little.
 
     Args:
         model: the model.
@@ -54,14 +60,19 @@ def measure(
         return ()
     start, *rest = trace.spine
     ends = rest[-1:]
-    if _width(trace, ends[0]) < DIRECTIONS:  # too few rows to compare directions
-        ends += [name for name in rest if _width(trace, name) >= WIDE][-1:]
+    if spine.width(trace, ends[0]) < DIRECTIONS:  # too few rows to compare directions
+        ends += [name for name in rest if spine.width(trace, name) >= WIDE][-1:]
+    hidden = _last_hidden(trace)
     found = []
     with between(model, data, loss, samples=SAMPLES, batch_dim=batch_dim, trace=trace) as live:
         for end in ends:
             values = sketch(live.jacobian(end, start), count=DIRECTIONS)
-            below = trace.spine[: trace.spine.index(end)]
-            found.append(_leading(trace, start, end, values, below))
+            found.append(_leading(trace, start, end, values))
+        if hidden is not None and hidden not in ends and not _two(found[0]):
+            values = sketch(live.jacobian(hidden, start), count=4)
+            two = _leading(trace, start, hidden, values)
+            held = min(two.narrowest, _directions(trace, hidden))
+            found.append(replace(two, narrowest=held))
     if any(len(end.ratios) == DIRECTIONS and end.ratios[-1] < SMALL for end in found):
         learned = _learned(model, data, loss, batch_dim)
         found = [replace(end, learned=learned) for end in found]
@@ -81,9 +92,19 @@ def _learned(model: torch.nn.Module, given: Any, loss: Loss, batch_dim: int) -> 
     return value / elsewhere if elsewhere > 0 else None
 
 
-def _leading(
-    trace: Trace, start: str, end: str, values: np.ndarray, below: tuple[str, ...]
-) -> Leading:
+def _two(end: Leading) -> bool:
+    """Whether two directions reach this end well."""
+    return len(end.ratios) > 1 and end.ratios[1] > THROUGH
+
+
+def _last_hidden(trace: Trace) -> str | None:
+    """The last site before the head, where there is one above the input end."""
+    names = [site.name for site in spine.hidden(trace)]
+    return names[-1] if names[1:] else None
+
+
+def _leading(trace: Trace, start: str, end: str, values: np.ndarray) -> Leading:
+    below = trace.spine[: trace.spine.index(end)]
     alive = values[values[:, 0] > 0]
     ratios = np.median(alive / alive[:, :1], axis=0) if len(alive) else np.zeros(values.shape[1])
     return Leading(
@@ -91,13 +112,15 @@ def _leading(
         wrt=start,
         largest=float(np.median(values[:, 0])),
         ratios=tuple(float(r) for r in ratios),
-        narrowest=min(_width(trace, name) for name in below),
+        narrowest=min(_directions(trace, name) for name in below),
         learned=None,
     )
 
 
-def _width(trace: Trace, name: str) -> int:
-    return math.prod(trace.sites[name].shape) // max(trace.batch, 1)
+def _directions(trace: Trace, name: str) -> int:
+    """How many directions a site can hold: a softmax fixes the sum, a LayerNorm mean and size."""
+    taken = {"softmax": 1, "log_softmax": 1, "layer_norm": 2}
+    return spine.width(trace, name) - taken.get(trace.sites[name].op, 0)
 
 
 # ---- SP112 -------------------------------------------------------------------------------------
@@ -110,11 +133,14 @@ def _width(trace: Trace, name: str) -> int:
     cures=("residual", "orthogonal-init", "normalise", "self-normalize", "leaky-activation"),
 )
 def rank_collapse(evidence: Evidence, *, ratio: float = 1e-4) -> Iterator[Finding]:
-    """Of all directions at the input one reaches the output, and one comes back.
+    """Of all directions at the input one reaches the head, and one comes back.
 
     How it is detected:
-        The second singular value of the Jacobian from the input to the output is below `ratio` of
-        the first, in the median of 8 samples, though every layer on the way is two wide at least.
+        The second singular value of the Jacobian from the input to the last hidden layer is below
+        `ratio` of the first, in the median of 8 samples, though every layer on the way is two wide
+        at least. The head itself is not counted: k outputs, or the k - 1 that a softmax leaves,
+        have no more directions by design. Where the output shows two directions, so has the last
+        hidden layer, and that is not measured on its own.
 
     Why it matters:
         The norm of the error signal can be perfect all the way: it is the norm along that one
@@ -134,13 +160,18 @@ def rank_collapse(evidence: Evidence, *, ratio: float = 1e-4) -> Iterator[Findin
     Raises:
         NotApplicable: the network has a layer of width one, or nothing at all gets through.
     """
-    end = evidence.leading[0] if evidence.leading else None
-    if end is None:
+    if not evidence.leading:
         raise NotApplicable("the network has no chain of layers that every path runs through")
+    hidden = _last_hidden(evidence.trace)
+    if hidden is None:
+        raise NotApplicable("no hidden layer that every path runs through")
+    end = next((e for e in evidence.leading if e.of == hidden), evidence.leading[0])
+    if end.of != hidden and _two(end):
+        return
     if len(end.ratios) < 2 or end.narrowest < 2:
         raise NotApplicable("a layer of width one lets one direction through by design")
     if end.largest == 0:
-        raise NotApplicable("nothing gets through from the input to the output")
+        raise NotApplicable("nothing gets through from the input to the last hidden layer")
     if end.ratios[1] < ratio:
         yield finding(
             rank_collapse,

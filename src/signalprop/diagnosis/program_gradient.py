@@ -161,11 +161,7 @@ def _ran(trace: Trace, path: str) -> bool:
 # ---- SP202 -----------------------------------------------------------------------------------
 
 
-@rule(
-    "SP202",
-    "First value that is not finite",
-    cures=("clean-data", "guard-operation", "float32", "reinitialise"),
-)
+@rule("SP202", "First value that is not finite", cures=("clean-data", "guard-operation", "float32"))
 def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Finding]:
     """A nan or an infinity reaches the loss or the gradients; this is where it begins.
 

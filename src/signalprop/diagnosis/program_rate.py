@@ -151,6 +151,7 @@ def rate_too_large(
     rise: float = 0.25,
     alone: float = 0.5,
     leap: float = 1.0,
+    better: float = 0.05,
     nats: float = 7.0,
 ) -> Iterator[Finding]:
     """The optimizer's own next updates raise the loss on the very batch they were taken on.
@@ -161,8 +162,9 @@ def rate_too_large(
         2 (1 + momentum), and the loss ends above where it began by more than a share `rise`. For
         Adam and its kin, for which no such bound holds: the loss ends above its start by more than
         a share `alone`, or is no longer finite. And for any optimizer: on the way the loss rises
-        above its start by more than a share `leap`, even where it comes down again, since a step
-        that kills all units also ends a leap. It is only a tip where the cause lies elsewhere:
+        above its start by more than a share `leap`, and comes down again to no less than a share
+        `better` below it, as where a step has killed units, or left little but the mean of the
+        targets. It is only a tip where the cause lies elsewhere:
         inputs that are not normalised (SP206), or an error signal that grows by more than `nats`
         on its way back (SP102), for both of which every usual learning rate is too large.
 
@@ -191,16 +193,16 @@ def rate_too_large(
     product = learning.rate * sharpness
     bound = edge * 2 * (1 + optimizer.momentum)
     # what leaps up and comes down again may have killed what was there
-    highest = learning.leap
-    unstable = optimizer.plain and product > bound and (growth > rise or highest > leap)
-    if not (unstable or growth > alone or highest > leap):
+    leapt = growth > -better and learning.leap > leap
+    unstable = optimizer.plain and product > bound and (growth > rise or leapt)
+    if not (unstable or growth > alone or leapt):
         return
     steps = "1 update" if len(after) == 2 else f"{len(after) - 1} updates"
     told = (
         f"{steps} with a learning rate of {learning.rate:g} take the loss on this batch from "
         f"{after[0]:.4g} to {after[-1]:.4g}"
     )
-    if growth <= alone and highest > leap:
+    if leapt and growth <= alone:
         told += f", with a leap to {max(after):.4g} on the way"
     if unstable:
         told += f"; with a largest curvature of {sharpness:.3g} the rate must stay below "
@@ -208,7 +210,7 @@ def rate_too_large(
     elsewhere = _elsewhere(evidence, nats)
     yield finding(
         rate_too_large,
-        value=product if unstable else max(growth, highest),
+        value=product if unstable else (growth if growth > alone else learning.leap),
         unit="learning rate x sharpness" if unstable else "growth of the loss",
         threshold=bound if unstable else (alone if growth > alone else leap),
         explanation=f"{told}{elsewhere}.",
@@ -249,7 +251,9 @@ def rate_too_small(
     *,
     unmoved: float = 0.95,
     room: float = 1e-3,
-    crawl: float = 1e-6,
+    crawl: float = 1e-5,
+    reach: float = 1e-2,
+    slight: float = 1e-3,
     ratio: float = 1e-7,
 ) -> Iterator[Finding]:
     """The next update leaves the weights where they are.
@@ -258,9 +262,12 @@ def rate_too_small(
         More than a share `unmoved` of the weights that have a gradient is bit for bit the same
         after the optimizer's next update; for SGD and float32 only where the updates do not lower
         the loss and learning rate x largest eigenvalue of the Hessian is below `room`, as otherwise
-        the gradient is too small, not the rate. Or, for SGD, learning rate x largest eigenvalue
-        is below `crawl`, and the update would lower the loss by less than `crawl` of itself; for
-        other optimizers, the median over the layers of |update| / |weights| is below
+        the gradient is too small, not the rate. Or, for SGD, an update lowers the loss by less
+        than `crawl` of itself and changes no layer by more than `slight` of its weights, learning
+        rate x largest eigenvalue is below `room`, and at the rate 1 / eigenvalue an update would
+        take more than `reach` off the loss: on a plateau and at the end of training it would not,
+        and no rate is to blame. Momentum counts as the rate that it adds up to. For other
+        optimizers, the median over the layers of |update| / |weights| is below
         `ratio`. Where a schedule warms the learning rate up, its target counts. Weights without a
         gradient count nowhere.
 
@@ -333,16 +340,25 @@ def rate_too_small(
                 cures=("raise-learning-rate",),
             )
         return
-    slow = learning.decrease < crawl * abs(learning.after[0])
-    if 0 < product < crawl and slow and max(ratios) < math.sqrt(crawl):
+    # momentum m adds up to 1 / (1 - m) times the rate
+    gain = 1 / max(1 - optimizer.momentum, 1e-3)
+    product, decrease = product * gain, learning.decrease * gain
+    loss = abs(learning.after[0])
+    if product <= 0 or loss == 0:
+        return
+    # rate x |g|^2 by rate x sharpness, halved: what the best rate along the gradient takes at least
+    within = decrease / (2 * product * loss)
+    slow = decrease < crawl * loss and gain * max(ratios) < slight
+    if product < room and slow and within > reach:
         yield finding(
             rate_too_small,
-            value=product,
-            unit="learning rate x sharpness",
+            value=decrease / loss,
+            unit="share of the loss that an update takes away",
             threshold=crawl,
             explanation=(
-                f"with a learning rate of {learning.rate:g} even the direction of largest "
-                f"curvature ({evidence.sharpness:.3g}) needs about {1 / product:.0e} updates."
+                f"with a learning rate of {learning.rate:g} an update lowers the loss by "
+                f"{decrease / loss:.0e} of itself, and even the direction of largest curvature "
+                f"({evidence.sharpness:.3g}) needs about {1 / product:.0e} updates."
             ),
             cures=("raise-learning-rate",),
         )

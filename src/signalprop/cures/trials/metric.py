@@ -75,6 +75,9 @@ class Metric:
         """Standard error of an accuracy for how few samples it is of, sqrt(p (1 - p) / n); else 0.
 
         Half a sample is added to either side, so that none wrong is not certainty.
+
+        Returns:
+            The standard error.
         """
         if self.kind in ("own", "values"):
             return 0.0

@@ -1,10 +1,10 @@
-"""Tables with their splits, out of the folder that `SIGNALPROP_DATA` names; nothing is downloaded.
+"""Tables with their splits, from the folder that `SIGNALPROP_DATA` names; nothing is downloaded.
 
-| data     | files                                      | public address                             |
-|----------|--------------------------------------------|--------------------------------------------|
-| UCI-121  | `uci121/*.tar.*`, one folder per set       | linked from github.com/bioinf-jku/SNNs     |
-| HTRU2    | `htru2/HTRU_2.csv.gz`                      | archive.ics.uci.edu, HTRU2                 |
-| Tox21    | `molecules/tox21_moleculenet.csv.gz`       | moleculenet.org; see `molecules.py`        |
+| data    | files                                | public address                         |
+|---------|--------------------------------------|----------------------------------------|
+| UCI-121 | `uci121/*.tar.*`, one folder per set | linked from github.com/bioinf-jku/SNNs |
+| HTRU2   | `htru2/HTRU_2.csv.gz`                | archive.ics.uci.edu, HTRU2             |
+| Tox21   | `molecules/tox21_moleculenet.csv.gz` | moleculenet.org; see `molecules.py`    |
 
 UCI-121 are the tables of Fernandez-Delgado et al. 2014 with their splits. A set's own `<set>.txt`
 names its one or two files of rows; `conxuntos.dat` holds a training and a validation half for
@@ -214,8 +214,8 @@ def htru2() -> tuple[Tensor, Tensor]:
         x = torch.tensor([[float(cell) for cell in row[:-1]] for row in rows])
         words = [row[-1] for row in rows]
         if not set(words) <= {"pulsar", "not_pulsar"} or x.shape[1] != 8:
-            raise ValueError("not eight numbers and `pulsar` or `not_pulsar` in every line")
-    except (OSError, EOFError, ValueError, IndexError) as error:
+            raise SignalpropError("not eight numbers and `pulsar` or `not_pulsar` in every line")
+    except (OSError, EOFError, ValueError, IndexError, SignalpropError) as error:
         raise SignalpropError(f"cannot read {path}: {error}; replace or remove the file") from error
     return x, torch.tensor([int(word == "pulsar") for word in words])
 

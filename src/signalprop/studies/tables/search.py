@@ -133,7 +133,12 @@ def network(name: str, table: Tabular, grid: Grid, budget: Budget, seed: int) ->
     )  # fmt: skip
     tests = [test for _, test in folds]
     hits = [accuracy(o, table.y[t]) for o, t in zip(found.outputs(tests), tests, strict=True)]
-    settings = {"layers": depth, "dropout": dropout, "lr": rate, "updates": np.mean(found.steps)}
+    settings = {
+        "layers": depth,
+        "dropout": dropout,
+        "lr": rate,
+        "updates": float(np.mean(found.steps)),
+    }
     return Judged(float(np.mean(hits)), settings)
 
 
@@ -143,7 +148,9 @@ def held_back(y: Tensor, train: Tensor, fold: int) -> Rows:
     return Rows(train[torch.cat(hands[1:])], train[hands[0]])
 
 
-def estimators(name: str, features: int, grid: Grid, seed: int) -> Iterator[tuple[dict, Any]]:
+def estimators(
+    name: str, features: int, grid: Grid, seed: int
+) -> Iterator[tuple[dict[str, float], Any]]:
     """scikit-learn's models with every setting of the grid.
 
     Yields:
@@ -159,7 +166,10 @@ def estimators(name: str, features: int, grid: Grid, seed: int) -> Iterator[tupl
             yield {"features per split": looked_at}, model
     else:
         for cost, wide in product(grid.costs, grid.gammas):
-            yield {"C": cost, "gamma x features": 1 / wide}, SVC(C=cost, gamma=1 / (wide * features))
+            yield (
+                {"C": cost, "gamma x features": 1 / wide},
+                SVC(C=cost, gamma=1 / (wide * features)),
+            )
 
 
 def scaled(task: Problem, train: Tensor, test: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +193,7 @@ def classical(name: str, table: Tabular, grid: Grid, seed: int) -> Judged:
             model.fit(x, table.y[train].numpy())
             return float((model.predict(x_test) == table.y[test].numpy()).mean())
 
-    best = -1.0, {}, None
+    best: tuple[float, dict[str, float], Any] = (-1.0, {}, None)
     for settings, model in estimators(name, table.x.shape[1], grid, seed):
         found = tested(model, *table.tuning)
         best = max(best, (found, settings, model), key=lambda one: one[0])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-#: of outputs (networks, batch, out) and targets (networks, batch, ...): the networks' losses, summed
+#: of outputs (networks, batch, out) and targets (networks, batch, ...): sum of their losses
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: of outputs (n, out) and targets (n, ...): higher is better
 Score = Callable[[Tensor, Tensor], float]
@@ -35,8 +35,8 @@ class Budget:
 
     steps: int
     batch: int = 128
-    every: int = 25
-    patience: int = 8
+    every: int = 50
+    patience: int = 5
 
 
 @dataclass(frozen=True)
