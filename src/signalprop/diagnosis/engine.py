@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from signalprop.capture.batch import Loss
 from signalprop.capture.observe import Pass, check, eager, observe, raise_failure, unwrapped
 from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Trace
-from signalprop.diagnosis import curvature, verdict
+from signalprop.diagnosis import curvature, samples, verdict
 from signalprop.diagnosis.depth_backward import BACKWARD_RULES
 from signalprop.diagnosis.depth_forward import FORWARD_RULES, relative_distance
 from signalprop.diagnosis.evidence import Evidence, Leading, OptimizerFacts, WeightFacts
@@ -180,6 +181,7 @@ def _measure(
     noise: Mapping[str, float] | None = None
     sharp: float | None = None
     leading: tuple[Leading, ...] = ()
+    alone: samples.SampleFacts | None = None
     optimizer_facts: OptimizerFacts | None = None
     if optimizer is None:
         missing["optimizer"] = "no optimizer was given"
@@ -213,6 +215,10 @@ def _measure(
                         probe,
                         lambda: curvature.sharpness(probe, seen.gradients),
                     )
+        if samples.suspicious(trace):
+            say("the loss of single samples")
+            with suppress(Exception):  # a loss that takes no single sample; stops nothing
+                alone = samples.measure(model, data, loss, trace, batch_dim)
         if "leading" in needed:
             say("which directions get through")
             try:
@@ -231,6 +237,7 @@ def _measure(
         optimizer=optimizer_facts,
         weights=_weight_facts(model),
         missing=missing,
+        samples=alone,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from signalprop.capture.trace import Site, Trace
 from signalprop.diagnosis.finding import Learning
+from signalprop.diagnosis.samples import SampleFacts
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Evidence:
         optimizer: facts of the optimizer; None where none was given.
         weights: facts by parameter name.
         missing: what could not be measured -> why.
+        samples: what the losses of single samples tell; None where no rule asks, as hardly a unit
+            is dead or saturated and delta reaches every sample, or where it cannot be known.
     """
 
     trace: Trace
@@ -107,6 +110,7 @@ class Evidence:
     optimizer: OptimizerFacts | None
     weights: Mapping[str, WeightFacts]
     missing: Mapping[str, str]
+    samples: SampleFacts | None = None
 
     def site_of_module(self, path: str) -> Site | None:
         """The first site of a module."""

@@ -22,6 +22,7 @@ from signalprop.diagnosis import spine
 from signalprop.diagnosis.evidence import Evidence, Leading
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
+from signalprop.diagnosis.samples import learned_share
 from signalprop.jacobian.between import between
 from signalprop.jacobian.sketch import sketch
 
@@ -80,16 +81,9 @@ def measure(
 
 
 def _learned(model: torch.nn.Module, given: Any, loss: Loss, batch_dim: int) -> float | None:
-    """The loss over what it is when every sample is given the target of another."""
     with untouched(model), eager(), torch.no_grad():
         data = batches.read(given, model, loss, batch_dim=batch_dim, gradients=False)
-        target = data.target
-        if not isinstance(target, torch.Tensor) or target.ndim == 0 or target.shape[0] != data.size:
-            return None
-        output = model(*data.args, **data.kwargs)
-        other = replace(data, target=target.roll(data.size // 2, dims=0))
-        value, elsewhere = (float(batches.loss_of(output, d, loss)) for d in (data, other))
-    return value / elsewhere if elsewhere > 0 else None
+        return learned_share(model(*data.args, **data.kwargs), data, loss)
 
 
 def _two(end: Leading) -> bool:

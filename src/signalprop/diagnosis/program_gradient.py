@@ -12,6 +12,7 @@ from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.program_words import quoted, some
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
+from signalprop.diagnosis.samples import no_gradient, output_activation
 
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList)
 
@@ -20,7 +21,7 @@ _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList)
 
 
 @rule("SP201", "Parameter without a gradient", needs=("deltas",), cures=("freeze", "reconnect"))
-def unused(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
+def unused(evidence: Evidence, *, share: float = 0.0, apart: float = 0.2) -> Iterator[Finding]:
     """Parameters are meant to be trained, but the loss does not depend on them.
 
     How it is detected:
@@ -28,7 +29,9 @@ def unused(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
         these are more than `share` of the trained parameters. Whole submodules are named once.
         Parameters that are frozen, or that the given optimizer does not hold, are left out. A
         gradient that is exactly zero is something else and is not meant here: a zero head, ReZero
-        and LoRA start that way.
+        and LoRA start that way. But where every gradient is exactly zero, and more than a share
+        `apart` of the samples has a loss above the smallest, nothing ever moves. The activation at
+        the output (SP204) or dead units (SP110) may be the cause, and are named instead.
 
         It is an issue where a part lies between the input and the loss and is cut off (a later
         layer reads a tensor that was detached, or no error signal comes back to any input), and
@@ -58,6 +61,20 @@ def unused(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
         raise NotApplicable("the pass stopped before there were gradients")
     trained = {n: w for n, w in trace.weights.items() if w.trained and _meant(evidence, n)}
     lost = {n: w for n, w in trained.items() if w.gradient is None}
+    if _nothing_moves(evidence, apart):
+        yield finding(
+            unused,
+            sites=tuple(trained),
+            value=1.0,
+            unit="share of the parameters with a gradient of exactly zero",
+            threshold=share,
+            explanation=(
+                f"every gradient is exactly zero at a loss of {trace.loss:.3g}, and the samples' "
+                "losses differ: something flat (a step, a clamp, an argmax) lies between the "
+                "network and the loss"
+            ),
+            cures=("reconnect",),
+        )
     total = sum(math.prod(w.shape) for w in trained.values())
     lost_share = sum(math.prod(w.shape) for w in lost.values()) / max(total, 1)
     if not lost or lost_share <= share:
@@ -82,6 +99,15 @@ def unused(evidence: Evidence, *, share: float = 0.0) -> Iterator[Finding]:
             severity="issue" if severity == "issue" else "tip",
             cures=("reconnect", "freeze") if severity == "issue" else ("freeze",),
         )
+
+
+def _nothing_moves(evidence: Evidence, apart: float) -> bool:
+    """Whether all gradients are zero though there is a loss to lower, and no unit is the cause."""
+    trace, samples = evidence.trace, evidence.samples
+    if samples is None or samples.above <= apart or not no_gradient(trace):
+        return False
+    dead = any((s.activation.dead or 0.0) == 1 for s in trace.sites.values())
+    return not dead and samples.lost <= apart and output_activation(trace) is None
 
 
 def _meant(evidence: Evidence, name: str) -> bool:

@@ -10,6 +10,7 @@ from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.program_words import quoted
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
+from signalprop.diagnosis.samples import output_activation
 
 #: losses that apply log_softmax themselves, and those that apply a sigmoid themselves
 SOFTMAX_INSIDE = frozenset({"cross_entropy"})
@@ -169,10 +170,22 @@ def _no_log(call: LossCall, tolerance: float) -> Finding | None:
 @rule(
     "SP204",
     "Activation on the output does not fit the loss",
-    cures=("remove-output-activation", "add-sigmoid", "use-bce-with-logits", "use-cross-entropy"),
+    cures=(
+        "remove-output-activation",
+        "add-sigmoid",
+        "use-bce-with-logits",
+        "use-cross-entropy",
+        "scale-targets",
+    ),
 )
 def unfit_output(
-    evidence: Evidence, *, floor: float = 0.05, cut: float = 0.1, margin: float = 0.5
+    evidence: Evidence,
+    *,
+    floor: float = 0.05,
+    cut: float = 0.1,
+    margin: float = 0.5,
+    lost: float = 0.2,
+    mute: float = 0.99,
 ) -> Iterator[Finding]:
     """The last activation keeps the network from putting out what the loss asks for.
 
@@ -180,7 +193,13 @@ def unfit_output(
         A regression loss compares the output of a bounded activation with targets that lie outside
         its range by more than `margin` standard deviations of the targets. A loss on logits is
         given the output of a ReLU of which more than a share `cut` is exactly zero, or of a tanh,
-        so that it cannot fall below `floor` nats. A softmax runs over one unit and is always 1.
+        so that it cannot fall below `floor` nats. A softmax runs over one unit and is always 1,
+        whatever the loss. The last activation (softmax, sigmoid, tanh) is at an end of its range,
+        to rounding, for more than a share `lost` of the samples, so that their delta before it is
+        exactly zero, although their loss is not at its floor; of a ReLU for more than `mute` of
+        them, as the others still move it. The floor is the smallest loss of a sample, and a
+        twentieth of the loss with the targets of other samples is above it: samples that are fitted
+        perfectly, masked, or on the good side of a hinge do not count.
         `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by squared
         error on targets that are all 0 or 1, and a ReLU output that is zero everywhere.
 
@@ -199,7 +218,12 @@ def unfit_output(
         One finding for every output that does not fit.
     """
     seen: set[tuple[str, str | None]] = set()
-    for call in loss_calls(evidence.trace):
+    flat = _always_one(evidence.trace) or _lost(evidence, lost, mute)
+    if flat is not None:
+        yield flat
+    for call in evidence.trace.losses if flat is not None else loss_calls(evidence.trace):
+        if flat is not None and call.site in flat.sites:
+            continue
         if (call.op, call.site) in seen:
             continue
         seen.add((call.op, call.site))
@@ -213,6 +237,46 @@ def unfit_output(
             yield found
 
 
+def _always_one(trace: Trace) -> Finding | None:
+    """A softmax over one unit at the end of the model, before whatever loss."""
+    found = output_activation(trace)
+    if found is None or found[0].op not in ("softmax", "log_softmax"):
+        return None
+    seen, level = found[0].activation, 1.0 if found[0].op == "softmax" else 0.0
+    if not (seen.mean == level == seen.rms):
+        return None
+    return _single((found[0].name,), f"the {found[0].op} at {quoted(found[0].name)}")
+
+
+def _lost(evidence: Evidence, lost: float, mute: float) -> Finding | None:
+    """Samples that can learn nothing, as the last activation is flat for them."""
+    found, facts = output_activation(evidence.trace), evidence.samples
+    if found is None or facts is None:
+        return None
+    site = found[0]
+    limit = mute if site.op in ("relu", "exp", "softplus") else lost
+    if facts.lost <= limit:
+        return None
+    cures = {
+        "softmax": ("use-cross-entropy", "remove-output-activation"),
+        "sigmoid": ("use-bce-with-logits", "remove-output-activation"),
+        "hardsigmoid": ("use-bce-with-logits", "remove-output-activation"),
+    }
+    return finding(
+        unfit_output,
+        sites=(site.name,),
+        value=facts.lost,
+        unit="share of samples without an error signal",
+        threshold=limit,
+        explanation=(
+            f"the {site.op} at the output, {quoted(site.name)}, is at an end of its range for "
+            f"{facts.lost:.0%} of the samples, where its slope is zero: their loss is "
+            f"{facts.loss:.3g} on average, but their error signal is exactly zero."
+        ),
+        cures=cures.get(site.op, ("remove-output-activation",)),
+    )
+
+
 def _constant(call: LossCall) -> Finding | None:
     """A softmax over one unit, in the model or in the loss."""
     single = call.op in ("cross_entropy", "nll_loss") and call.classes == 1
@@ -221,9 +285,13 @@ def _constant(call: LossCall) -> Finding | None:
     if not (single or always):
         return None
     where = f"the softmax of {call.op}" if single and not always else quoted(call.site or "")
+    return _single(place(call), where)
+
+
+def _single(sites: tuple[str, ...], where: str) -> Finding:
     return finding(
         unfit_output,
-        sites=place(call),
+        sites=sites,
         value=1.0,
         unit="outputs under the softmax",
         threshold=2.0,

@@ -11,6 +11,32 @@ from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
 
+#: a layer has learned with the network where the loss has come down to this share of the loss
+#: with other samples' targets, and its weights have this part of a fair share of the learning
+LEARNED, FAIR = 0.7, 0.1
+
+
+def _works(evidence: Evidence, site: Site) -> bool:
+    """Whether the network has learned, and the layer that feeds a site goes on learning."""
+    learning, samples = evidence.learning, evidence.samples
+    if learning is None or samples is None or samples.learned is None:
+        return False
+    if samples.learned > LEARNED or not learning.share:
+        return False
+    places = spine.orders(evidence.trace)
+    below = [n for n in learning.share if n in places and places[n] <= site.order]
+    if not below:
+        return False
+    own = max(below, key=lambda n: places[n])
+    part = max(abs(learning.share[own]), abs(learning.later_share.get(own, 0.0)))
+    return part * len(learning.share) >= FAIR
+
+
+def _limit(site: Site, share: float, deviations: float) -> float:
+    """The share above which a layer is counted: a few units are off by chance."""
+    coin = 0.5 + deviations * math.sqrt(0.25 / (site.activation.units or 1))
+    return min(max(share, coin), 0.999)
+
 
 def _observations(site: Site) -> int:
     """How often each unit of a site was seen: samples times positions."""
@@ -32,7 +58,9 @@ def dead_units(
         Per unit of a rectifier (ReLU, ReLU6, threshold): it is zero for every sample and position
         of the batch. A layer is counted where more than `share` of its units is, and more than half
         plus `deviations` standard deviations of a fair coin: in a deep healthy net the samples are
-        alike, and half of the units can be off for all of them. Not judged below `observations`
+        alike, and half of the units can be off for all of them. Left out is a layer of a network
+        that has learned (its loss is below 0.7 of the loss with other samples' targets) whose
+        weights still have a tenth of a fair share of the learning. Not judged below `observations`
         observations per unit.
 
     Why it matters:
@@ -55,13 +83,10 @@ def dead_units(
     judged = [s for s in sites if _observations(s) >= observations]
     if not judged:
         raise NotApplicable(f"fewer than {observations} observations per unit; give more samples")
-    limits = {
-        s.name: min(
-            max(share, 0.5 + deviations * math.sqrt(0.25 / (s.activation.units or 1))), 0.999
-        )
-        for s in judged
-    }
-    found = [s for s in judged if (s.activation.dead or 0.0) > limits[s.name]]
+    limits = {s.name: _limit(s, share, deviations) for s in judged}
+    found = [
+        s for s in judged if (s.activation.dead or 0.0) > limits[s.name] and not _works(evidence, s)
+    ]
     if not found:
         return
     worst = max(found, key=lambda s: s.activation.dead or 0.0)
@@ -85,15 +110,19 @@ def dead_units(
     cures=("swap-activation", "smaller-init", "normalise", "normalise-inputs"),
 )
 def saturated_units(
-    evidence: Evidence, *, share: float = 0.5, observations: int = 8
+    evidence: Evidence, *, share: float = 0.5, observations: int = 8, deviations: float = 3.0
 ) -> Iterator[Finding]:
     """Units sit at the ends of their range, where the slope is zero.
 
     How it is detected:
         Per unit of an activation with a bounded range (sigmoid, tanh, hardtanh, hardsigmoid,
         softsign, erf): in three quarters of its observations the slope is below 5% of its largest.
-        A layer is counted where more than `share` of its units is. Only hidden activations count:
-        an output may saturate once it is right, and so may a gate that multiplies another branch.
+        A layer is counted where more than `share` of its units is, and more than half plus
+        `deviations` standard deviations of a fair coin, as a few units of a narrow layer say
+        little. Only hidden activations count: an output may saturate once it is right, and so may a
+        gate that multiplies another branch. Left out is a layer of a network that has learned (its
+        loss is below 0.7 of the loss with other samples' targets) whose weights still have a tenth
+        of a fair share of the learning.
 
     Why it matters:
         delta is multiplied by the slope: a saturated unit passes nothing on and cannot leave its
@@ -123,7 +152,12 @@ def saturated_units(
     judged = [s for s in sites if _observations(s) >= observations]
     if not judged:
         raise NotApplicable(f"fewer than {observations} observations per unit; give more samples")
-    found = [s for s in judged if (s.activation.saturated or 0.0) > share]
+    limits = {s.name: _limit(s, share, deviations) for s in judged}
+    found = [
+        s
+        for s in judged
+        if (s.activation.saturated or 0.0) > limits[s.name] and not _works(evidence, s)
+    ]
     if not found:
         return
     worst = max(found, key=lambda s: s.activation.saturated or 0.0)
@@ -132,7 +166,7 @@ def saturated_units(
         sites=[s.name for s in sorted(found, key=lambda s: -(s.activation.saturated or 0.0))],
         value=worst.activation.saturated or 0.0,
         unit="share of units",
-        threshold=share,
+        threshold=limits[worst.name],
         explanation=(
             f"{100 * (worst.activation.saturated or 0.0):.0f}% of the {worst.activation.units} "
             f"units of {worst.name} have lost their slope in three quarters of "

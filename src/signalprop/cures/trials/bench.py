@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from signalprop.capture import batch as batches
+from signalprop.cures.cure import Cure
 from signalprop.cures.training import Training
 from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.engine import Engine
@@ -76,25 +77,36 @@ class Bench:
     def _treated(self, candidate: Candidate) -> tuple[Candidate, list[Training]] | None:
         """The trainings of all seeds; cures that do not apply are left out of a combination."""
         used = list(candidate)
+        while used:
+            made = self._with_all(used)
+            if not isinstance(made, Cure):
+                return tuple(used), made
+            used.remove(made)
+        return None
+
+    def _with_all(self, cures: list[Cure]) -> list[Training] | Cure:
+        """The trainings of all seeds; or the first cure that does not apply."""
         made: list[Training] = []
+        measured: dict[Cure, Training] = {}
         sample = batches.first_of(list(self.data.train))[0]
         for seed, base in zip(self.seeds, self.bases, strict=True):
             training = base
-            for one in list(used):
+            for one in cures:
+                if one in measured:  # what was measured for the first seed stands for all
+                    training = replace(measured[one], model=training.model)
+                    continue
                 torch.manual_seed(1000 + seed)
+                settings = one.changes == "settings"
                 try:
-                    if made and one.changes == "settings":
-                        continue  # what was measured for the first seed stands for all
-                    given = list(self.data.train) if one.changes == "settings" else sample
-                    training = one.treat(training, given)
+                    training = one.treat(training, list(self.data.train) if settings else sample)
                 except SignalpropError as error:
                     self.rejected.setdefault(one.name, str(error))
-                    used.remove(one)
-                    if not used:
-                        return None
+                    return one
+                if settings:
+                    measured[one] = training
             # lines, rates and the like are those of the first seed
             made.append(replace(made[0], model=training.model) if made else training)
-        return tuple(used), made
+        return made
 
     def best(self) -> Entrant | None:
         """The best that helps."""

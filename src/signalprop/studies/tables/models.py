@@ -15,6 +15,7 @@ A gate is a weight matrix of its own, so a highway network has nearly twice the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -61,8 +62,8 @@ def residual(n: int, width: int, depth: int, out: int, rate: float) -> nn.Module
 NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
     SELU: selu,
     "ReLU, He": plain,
-    "ReLU + BatchNorm": lambda *sizes: plain(*sizes, norm="batch"),
-    "ReLU + LayerNorm": lambda *sizes: plain(*sizes, norm="layer"),
+    "ReLU + BatchNorm": partial(plain, norm="batch"),
+    "ReLU + LayerNorm": partial(plain, norm="layer"),
     "highway": highway,
     "residual": residual,
 }

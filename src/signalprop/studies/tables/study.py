@@ -137,14 +137,16 @@ def differences(plan: Plan, there: Inputs) -> Table:
     """What is other than in the paper, and what was left out."""
     grid, low, high = plan.grid, *plan.rows
     few = f", the {plan.sets} smallest" if plan.sets else ""
+    used = f"UCI-121 with {low:,} to {high:,} rows{few}" if there.of_uci else "bundled tables"
+    whose = "Fernandez-Delgado's" if there.of_uci else "drawn here"
     rows = [
-        ("sets", f"UCI-121 with {low:,} to {high:,} rows{few}", "121; 46 of at least 1,000 rows"),
+        ("sets", used, "121; 46 of at least 1,000 rows"),
         ("search", f"width {grid.width}; layers {words(grid.depths)}; lr {words(grid.rates)}; "
          f"dropout {words(grid.dropouts)}", "width 256 to 1,024; 2 to 32 layers"),
         ("training", f"Adam, at most {plan.budget.steps} updates of {plan.budget.batch} rows",
          "stochastic gradient descent"),
         ("scaling", "by the training rows of each split", "UCI-121's, by all rows, test included"),
-        ("tuning split", "the authors'; its rows come back in the test folds", "the same"),
+        ("tuning split", f"{whose}; its rows come back in the test folds", "Fernandez-Delgado's too"),
         ("fixed test rows", "mean over four seeds", "one net"),
         ("networks", "same width and layers; highway has gates besides", "a search for each"),
         ("HTRU2", f"{plan.folds} of 10 folds; the next fold chooses the settings",

@@ -15,6 +15,13 @@ from signalprop.studies.tables.search import METHODS, SVM, Grid, judged
 #: the paper's mean ranks on its 46 sets of at least 1000 rows, of 24 methods
 PUBLISHED = {SELU: 5.8, SVM: 6.1, "random forest": 6.6}
 
+#: the methods as heads of narrow columns
+SHORT = ("SELU", "He", "BN", "LN", "HW", "res", "SVM", "RF")
+ACCURACY = (
+    "Accuracy on the test rows, % (He, BN, LN: ReLU with He's weights, BatchNorm, "
+    "LayerNorm; HW: highway; res: residual; RF: random forest)"
+)
+
 
 def seconds(plan: Plan, tables: list[Tabular]) -> float:
     """Expected seconds of all tables."""
@@ -45,12 +52,12 @@ def measure(clock: Clock, plan: Plan, tables: list[Tabular], seed: int) -> Found
             if name == SELU:
                 layers.append(found.settings["layers"])
             numbers.append(
-                Measurement(f"{table.name}: {name}", found.score, "", None, said(found.settings),
+                Measurement(f"{table.name}: {name}", found.score, "", None, f"{len(table.y):,} rows; {said(found.settings)}",
                             tabled=True)
             )  # fmt: skip
             clock.add(part)
         scores.append(reached)
-        rows.append((table.name, len(table.y), *reached))
+        rows.append((table.name, *(round(100 * score, 1) for score in reached)))
     return summary(numbers, rows, scores, layers, plan.grid)
 
 
@@ -66,7 +73,7 @@ def summary(
     """Mean ranks, Wilcoxon tests and the number of hidden layers chosen for SELU."""
     table = np.array(scores)
     ranks, among = mean_ranks(table), mean_ranks(table[:, : len(NETWORKS)])
-    numbers = [Measurement("tables: number", len(scores)), *numbers]
+    numbers = [Measurement("tables: number", len(scores), tabled=True), *numbers]
     for j, name in enumerate(METHODS):
         mine = [
             ("mean rank", float(ranks[j]), None),
@@ -97,8 +104,8 @@ def summary(
         tuple(float(k + 1) for k in range(len(order))), tuple(float(ranks[k]) for k in order),
         "place: " + ", ".join(f"{k + 1} {METHODS[i]}" for k, i in enumerate(order)), "mean rank",
     )  # fmt: skip
-    rows.append(("mean rank", "", *ranks.tolist()))
-    shown = Table("Accuracy on the test rows", ("table", "rows", *METHODS), tuple(rows))
+    rows.append(("mean rank", *ranks.round(2).tolist()))
+    shown = Table(ACCURACY, ("table", *SHORT), tuple(rows))
     return numbers, [series], shown
 
 
