@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from tests.diagnosis.support import evidence_of, features, judge, labels, mlp
 from torch import nn
 
-from signalprop.diagnosis.program_output import squashed_twice, unfit_output
+from signalprop.diagnosis.program_output import unfit_output
+from signalprop.diagnosis.program_squashed import squashed_twice
 from signalprop.diagnosis.rule import NotApplicable
 
 

@@ -6,23 +6,13 @@ measured on what all others have left.
 
 from __future__ import annotations
 
-from signalprop.cures.activation import (
+from signalprop.cures.activations.swap import (
     leaky_activation,
     self_normalize,
     shaped_activation,
     swap_activation,
 )
 from signalprop.cures.cure import Cure
-from signalprop.cures.initialise import (
-    critical_init,
-    delta_orthogonal_init,
-    glorot_init,
-    he_init,
-    lecun_init,
-    orthogonal_init,
-    reinitialise,
-)
-from signalprop.cures.pretraining import pretrain
 from signalprop.cures.program.gradient import freeze, guard_operation, reconnect
 from signalprop.cures.program.head import (
     add_sigmoid,
@@ -48,12 +38,22 @@ from signalprop.cures.program.targets import (
     use_zero_one_labels,
 )
 from signalprop.cures.program.updates import clip_gradient, larger_batch, warm_up
-from signalprop.cures.rescale import lsuv, smaller_init
 from signalprop.cures.structure.branches import residual_scaling, rezero
 from signalprop.cures.structure.gated import gru, lstm
 from signalprop.cures.structure.normalise import group_norm, input_batchnorm, normalise
 from signalprop.cures.structure.recurrent import chrono, forget_bias, identity_recurrent
 from signalprop.cures.structure.skips import highway, residual
+from signalprop.cures.weights.initialise import (
+    critical_init,
+    delta_orthogonal_init,
+    glorot_init,
+    he_init,
+    lecun_init,
+    orthogonal_init,
+    reinitialise,
+)
+from signalprop.cures.weights.pretraining import pretrain
+from signalprop.cures.weights.rescale import lsuv, smaller_init
 
 CURES: tuple[Cure, ...] = (
     # what does not run, or runs on what it should not

@@ -5,6 +5,7 @@ from __future__ import annotations
 from signalprop.diagnosis.program_gradient import GRADIENT_RULES
 from signalprop.diagnosis.program_output import OUTPUT_RULES
 from signalprop.diagnosis.program_rate import RATE_RULES
+from signalprop.diagnosis.program_squashed import SQUASHED_RULES
 from signalprop.diagnosis.program_state import STATE_RULES
 from signalprop.diagnosis.program_symmetry import SYMMETRY_RULES
 from signalprop.diagnosis.program_target import TARGET_RULES
@@ -14,6 +15,7 @@ PROGRAM_RULES: tuple[Rule, ...] = tuple(
     sorted(
         (
             *GRADIENT_RULES,
+            *SQUASHED_RULES,
             *OUTPUT_RULES,
             *TARGET_RULES,
             *RATE_RULES,

@@ -12,12 +12,9 @@ from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.program_words import quoted, some
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
-from signalprop.diagnosis.samples import no_gradient, output_activation
+from signalprop.diagnosis.samples import nothing_moves
 
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList)
-
-
-# ---- SP201 -----------------------------------------------------------------------------------
 
 
 @rule("SP201", "Parameter without a gradient", needs=("deltas",), cures=("freeze", "reconnect"))
@@ -61,7 +58,7 @@ def unused(evidence: Evidence, *, share: float = 0.0, apart: float = 0.2) -> Ite
         raise NotApplicable("the pass stopped before there were gradients")
     trained = {n: w for n, w in trace.weights.items() if w.trained and _meant(evidence, n)}
     lost = {n: w for n, w in trained.items() if w.gradient is None}
-    if _nothing_moves(evidence, apart):
+    if evidence.samples is not None and nothing_moves(trace, evidence.samples, apart):
         yield finding(
             unused,
             sites=tuple(trained),
@@ -99,15 +96,6 @@ def unused(evidence: Evidence, *, share: float = 0.0, apart: float = 0.2) -> Ite
             severity="issue" if severity == "issue" else "tip",
             cures=("reconnect", "freeze") if severity == "issue" else ("freeze",),
         )
-
-
-def _nothing_moves(evidence: Evidence, apart: float) -> bool:
-    """Whether all gradients are zero though there is a loss to lower, and no unit is the cause."""
-    trace, samples = evidence.trace, evidence.samples
-    if samples is None or samples.above <= apart or not no_gradient(trace):
-        return False
-    dead = any((s.activation.dead or 0.0) == 1 for s in trace.sites.values())
-    return not dead and samples.lost <= apart and output_activation(trace) is None
 
 
 def _meant(evidence: Evidence, name: str) -> bool:

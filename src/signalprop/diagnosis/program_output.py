@@ -10,13 +10,11 @@ from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.program_words import quoted
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
-from signalprop.diagnosis.samples import output_activation
+from signalprop.diagnosis.samples import output_activation, silent_share
 
 #: losses that apply log_softmax themselves, and those that apply a sigmoid themselves
 SOFTMAX_INSIDE = frozenset({"cross_entropy"})
 SIGMOID_INSIDE = frozenset({"binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"})
-#: losses that take log-probabilities
-LOG_PROBABILITIES = frozenset({"nll_loss", "kl_div"})
 #: losses that compare numbers with numbers
 REGRESSION = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 
@@ -61,112 +59,6 @@ def output(call: LossCall) -> str:
     return f"the output of {quoted(call.site)}" if call.site else "the network's output"
 
 
-# ---- SP203 -----------------------------------------------------------------------------------
-
-
-@rule(
-    "SP203",
-    "Softmax or sigmoid before a loss that applies its own",
-    cures=("remove-softmax", "remove-sigmoid", "use-log-softmax", "use-cross-entropy"),
-)
-def squashed_twice(
-    evidence: Evidence, *, floor: float = 0.05, tolerance: float = 1e-3
-) -> Iterator[Finding]:
-    """Probabilities are given to a loss that makes probabilities itself.
-
-    How it is detected:
-        `cross_entropy` or `binary_cross_entropy_with_logits` is given the output of a softmax or a
-        sigmoid, or numbers whose sum over the classes is 1 for every sample (within `tolerance`),
-        and the lowest value the loss can then reach is above `floor` nats. `nll_loss` or `kl_div`
-        is given numbers above `tolerance`, which no log-probability is. A log_softmax before
-        `cross_entropy` is harmless: the second one changes nothing.
-
-    Why it matters:
-        The loss reads numbers between 0 and 1 as logits, so no class can get far from the others:
-        with ten classes the best loss is 1.46 and the best probability 0.23, however long it
-        trains, and the slope of the first softmax is lost on the way back. With `nll_loss` the
-        result is no likelihood: it falls without a bound or stops falling at -1.
-
-    How to cure it:
-        Take the activation off the end of the model and keep it for prediction, or use the loss
-        that fits it: `nll_loss` after `log_softmax`, `binary_cross_entropy` after a sigmoid.
-
-    Yields:
-        One finding for every output that is squashed twice.
-    """
-    seen: set[str | None] = set()
-    for call in loss_calls(evidence.trace):
-        if call.site in seen and call.site is not None:
-            continue
-        found = _squashed(call, floor, tolerance) or _no_log(call, tolerance)
-        if found is not None:
-            seen.add(call.site)
-            yield found
-
-
-def _squashed(call: LossCall, floor: float, tolerance: float) -> Finding | None:
-    classes, op = call.classes or 1, call.site_op
-    if call.op in SOFTMAX_INSIDE and classes > 1:
-        sums = call.row_sums
-        summed = sums is not None and max(abs(s - 1) for s in sums) <= _loose(call, tolerance)
-        if op not in ("softmax", "sigmoid", "hardsigmoid") and not summed:
-            return None
-        lowest = math.log1p((classes - 1) / math.e)
-        own, name = "softmax", op if op in RANGES else "softmax"
-    elif call.op in SIGMOID_INSIDE and op in ("softmax", "sigmoid", "hardsigmoid", "logsigmoid"):
-        ones = call.target.mean if call.target is not None else 0.5
-        top = 0.0 if op == "logsigmoid" else 1.0
-        lowest = ones * math.log1p(math.exp(-top)) + (1 - ones) * (0 if top == 0 else math.log(2))
-        own, name = "sigmoid", op
-    else:
-        return None
-    if lowest <= floor:
-        return None
-    return finding(
-        squashed_twice,
-        sites=place(call),
-        value=lowest,
-        unit="nats, the lowest loss possible",
-        threshold=floor,
-        explanation=(
-            f"{output(call)} has been through a {name} already, and {call.op} applies its own "
-            f"{own}: read as logits, such values cannot bring the loss below {lowest:.2f}."
-        ),
-        cures=("remove-softmax",) if name == "softmax" else ("remove-sigmoid",),
-    )
-
-
-def _loose(call: LossCall, tolerance: float) -> float:
-    """A sum of rounded numbers is farther from 1 in half precision."""
-    return 10 * tolerance if call.input.dtype in ("float16", "bfloat16") else tolerance
-
-
-def _no_log(call: LossCall, tolerance: float) -> Finding | None:
-    if call.op not in LOG_PROBABILITIES or not call.input.high > _loose(call, tolerance):
-        return None
-    sums = call.row_sums
-    summed = sums is not None and max(abs(s - 1) for s in sums) <= _loose(call, tolerance)
-    if summed or call.site_op in ("softmax", "sigmoid"):
-        what, cures = "probabilities", ("use-log-softmax", "remove-softmax")
-    else:
-        what, cures = "raw scores", ("use-log-softmax", "use-cross-entropy")
-    return finding(
-        squashed_twice,
-        sites=place(call),
-        value=call.input.high,
-        unit="largest log-probability",
-        threshold=tolerance,
-        explanation=(
-            f"{call.op} expects log-probabilities, which are never above 0, but {output(call)} "
-            f"holds {what} up to {call.input.high:.3g}: there is no log_softmax before it."
-        ),
-        cures=cures,
-    )
-
-
-# ---- SP204 -----------------------------------------------------------------------------------
-
-
 @rule(
     "SP204",
     "Activation on the output does not fit the loss",
@@ -196,10 +88,10 @@ def unfit_output(
         so that it cannot fall below `floor` nats. A softmax runs over one unit and is always 1,
         whatever the loss. The last activation (softmax, sigmoid, tanh) is at an end of its range,
         to rounding, for more than a share `lost` of the samples, so that their delta before it is
-        exactly zero, although their loss is not at its floor; of a ReLU for more than `mute` of
-        them, as the others still move it. The floor is the smallest loss of a sample, and a
-        twentieth of the loss with the targets of other samples is above it: samples that are fitted
-        perfectly, masked, or on the good side of a hinge do not count.
+        exactly zero, although their loss is not at its floor; of a ReLU only where more than
+        `mute` of all samples have no delta, as the others still move it. At the floor are losses
+        no more than a twentieth of the loss with other samples' targets above the smallest one:
+        those of samples that are fitted perfectly, masked, or on the good side of a hinge.
         `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by squared
         error on targets that are all 0 or 1, and a ReLU output that is zero everywhere.
 
@@ -254,8 +146,9 @@ def _lost(evidence: Evidence, lost: float, mute: float) -> Finding | None:
     if found is None or facts is None:
         return None
     site = found[0]
-    limit = mute if site.op in ("relu", "exp", "softplus") else lost
-    if facts.lost <= limit:
+    if facts.lost <= lost:
+        return None
+    if site.op in ("relu", "exp", "softplus") and silent_share(evidence.trace) <= mute:
         return None
     cures = {
         "softmax": ("use-cross-entropy", "remove-output-activation"),
@@ -267,7 +160,7 @@ def _lost(evidence: Evidence, lost: float, mute: float) -> Finding | None:
         sites=(site.name,),
         value=facts.lost,
         unit="share of samples without an error signal",
-        threshold=limit,
+        threshold=lost,
         explanation=(
             f"the {site.op} at the output, {quoted(site.name)}, is at an end of its range for "
             f"{facts.lost:.0%} of the samples, where its slope is zero: their loss is "
@@ -460,4 +353,4 @@ def _binary(call: LossCall) -> bool:
     return target is not None and target.whole and target.low == 0 and target.high == 1
 
 
-OUTPUT_RULES: tuple[Rule, ...] = (squashed_twice, unfit_output)
+OUTPUT_RULES: tuple[Rule, ...] = (unfit_output,)

@@ -91,6 +91,13 @@ def no_gradient(trace: Trace) -> bool:
     return bool(gradients) and all(g == 0 for g in gradients)
 
 
+def nothing_moves(trace: Trace, facts: SampleFacts, apart: float) -> bool:
+    """Whether all gradients are zero though there is a loss to lower, and no unit is the cause."""
+    dead = any((s.activation.dead or 0.0) == 1 for s in trace.sites.values())
+    flat = dead or output_activation(trace) is not None
+    return no_gradient(trace) and not flat and facts.above > apart
+
+
 def suspicious(trace: Trace) -> bool:
     """Whether rules will ask for the losses of single samples."""
     flat = any(

@@ -10,6 +10,7 @@ from signalprop.diagnosis import spine
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
+from signalprop.diagnosis.samples import output_activation
 
 #: a layer has learned with the network where the loss has come down to this share of the loss
 #: with other samples' targets, and its weights have this part of a fair share of the learning
@@ -60,8 +61,8 @@ def dead_units(
         plus `deviations` standard deviations of a fair coin: in a deep healthy net the samples are
         alike, and half of the units can be off for all of them. Left out is a layer of a network
         that has learned (its loss is below 0.7 of the loss with other samples' targets) whose
-        weights still have a tenth of a fair share of the learning. Not judged below `observations`
-        observations per unit.
+        weights still have a tenth of a fair share of the learning; and the output itself, which
+        SP204 judges by its targets. Not judged below `observations` observations per unit.
 
     Why it matters:
         The slope is zero on that side, so the weights of a dead unit get no gradient and it stays
@@ -75,9 +76,12 @@ def dead_units(
         One finding that names all such layers, the worst first.
 
     Raises:
-        NotApplicable: there is no rectifier, or too few observations.
+        NotApplicable: there is no hidden rectifier, or too few observations.
     """
     sites = [s for s in evidence.trace.sites.values() if s.activation.dead is not None]
+    output = output_activation(evidence.trace)
+    if output is not None and evidence.samples is not None:  # SP204 knows what it is to give
+        sites = [s for s in sites if s is not output[0]]
     if not sites:
         raise NotApplicable("no rectifier")
     judged = [s for s in sites if _observations(s) >= observations]

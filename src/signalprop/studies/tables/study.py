@@ -146,7 +146,7 @@ def differences(plan: Plan, there: Inputs) -> Table:
         ("training", f"Adam, at most {plan.budget.steps} updates of {plan.budget.batch} rows",
          "stochastic gradient descent"),
         ("scaling", "by the training rows of each split", "UCI-121's, by all rows, test included"),
-        ("tuning split", f"{whose}; its rows come back in the test folds", "Fernandez-Delgado's too"),
+        ("tuning split", f"{whose}; its rows come back in the tests", "Fernandez-Delgado's"),
         ("fixed test rows", "mean over four seeds", "one net"),
         ("networks", "same width and layers; highway has gates besides", "a search for each"),
         ("HTRU2", f"{plan.folds} of 10 folds; the next fold chooses the settings",

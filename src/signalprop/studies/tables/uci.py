@@ -51,10 +51,10 @@ def measure(clock: Clock, plan: Plan, tables: list[Tabular], seed: int) -> Found
             reached.append(found.score)
             if name == SELU:
                 layers.append(found.settings["layers"])
+            note = f"{len(table.y):,} rows; {said(found.settings)}"
             numbers.append(
-                Measurement(f"{table.name}: {name}", found.score, "", None, f"{len(table.y):,} rows; {said(found.settings)}",
-                            tabled=True)
-            )  # fmt: skip
+                Measurement(f"{table.name}: {name}", found.score, "", None, note, tabled=True)
+            )
             clock.add(part)
         scores.append(reached)
         rows.append((table.name, *(round(100 * score, 1) for score in reached)))

@@ -1,7 +1,7 @@
 """Cures that put other activations into a network, with weights to fit.
 
 Modules are replaced; functions called in somebody's forward (`F.relu(x)`, `x.tanh()`) are replaced
-while that forward runs, see `signalprop.cures.functional`, and `swaps(model)` tells which, to be
+while that forward runs, see `activations.functional`, and `swaps(model)` tells which, to be
 written into the source. Only hidden activations are touched: not the output's, not gates, and not
 those inside attention and recurrent modules.
 """
@@ -16,13 +16,13 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from signalprop.capture import observe
+from signalprop.cures.activations.functional import FunctionalSwap
 from signalprop.cures.cure import DoesNotApply, cure
-from signalprop.cures.following import Following, Layer, Use
-from signalprop.cures.functional import FunctionalSwap
-from signalprop.cures.gains import gain, slope_of
+from signalprop.cures.followed.following import Following, Layer, Use
+from signalprop.cures.followed.watching import follow
 from signalprop.cures.surgery import copied, fitted, operate
-from signalprop.cures.watching import follow
-from signalprop.cures.weights import eligible, normal, redraw
+from signalprop.cures.weights.gains import gain, slope_of
+from signalprop.cures.weights.redraw import eligible, normal, redraw
 from signalprop.errors import SignalpropError
 from signalprop.nets._weights import Fill
 from signalprop.nets.shaping import TailoredReLU
@@ -53,7 +53,7 @@ def swap_activation(
 
     A sigmoid's weights do not suit a rectifier (they want He's variance), so the layers in front of
     what is replaced are initialised anew: N(0, g^2 / fan_in), biases 0, g as in
-    `signalprop.cures.gains.gain`. What those layers had learned is lost; `initialise=False` keeps
+    `weights.gains.gain`. What those layers had learned is lost; `initialise=False` keeps
     it.
 
     Args:

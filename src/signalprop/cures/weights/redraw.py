@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from signalprop.cures.cure import DoesNotApply
-from signalprop.cures.following import Following, Layer
+from signalprop.cures.followed.following import Following, Layer
 from signalprop.nets._weights import (
     Fill,
     check_weight,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from signalprop.cures.following import Use
+from signalprop.cures.followed.following import Use
 from signalprop.errors import SignalpropError
 from signalprop.theory.activations import Activation
 from signalprop.theory.edge import CriticalPoint, critical_points

@@ -12,7 +12,7 @@ from signalprop.capture import batch as batches
 from signalprop.capture import observe
 from signalprop.capture.sandbox import random_state
 from signalprop.cures.cure import DoesNotApply, cure
-from signalprop.cures.following import arguments
+from signalprop.cures.followed.following import arguments
 from signalprop.cures.surgery import copied
 from signalprop.errors import SignalpropError
 from signalprop.nets import pretraining

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from signalprop.cures.cure import DoesNotApply
-from signalprop.cures.pretraining import pretrain
+from signalprop.cures.weights.pretraining import pretrain
 from signalprop.diagnosis.engine import DEFAULT_RULES
 from signalprop.errors import SignalpropError
 

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from signalprop.capture import kinds, observe
 from signalprop.capture.batch import Batch
 from signalprop.capture.modules import torch_name
-from signalprop.cures.following import (
+from signalprop.cures.activations.functional import caller, op_of
+from signalprop.cures.followed.following import (
     ATOMS,
     ELEMENTWISE,
     Following,
@@ -25,7 +26,6 @@ from signalprop.cures.following import (
     is_activation,
     layers_of,
 )
-from signalprop.cures.functional import caller, op_of
 
 #: what lets others through or not
 _GATES = frozenset({"sigmoid", "hardsigmoid"})

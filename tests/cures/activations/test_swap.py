@@ -14,14 +14,14 @@ from tests.cases import CASES, plain_loss
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from signalprop.cures.activation import (
+from signalprop.cures.activations.functional import swaps
+from signalprop.cures.activations.swap import (
     leaky_activation,
     self_normalize,
     shaped_activation,
     swap_activation,
 )
 from signalprop.cures.cure import DoesNotApply
-from signalprop.cures.functional import swaps
 from signalprop.diagnosis.engine import DEFAULT_RULES
 from signalprop.errors import SignalpropError
 from signalprop.nets.shaping import TailoredReLU, tailored_slope

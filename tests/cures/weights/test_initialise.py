@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from signalprop.cures.cure import DoesNotApply
-from signalprop.cures.gains import gain
-from signalprop.cures.initialise import (
+from signalprop.cures.followed.watching import follow
+from signalprop.cures.weights.gains import gain
+from signalprop.cures.weights.initialise import (
     critical_init,
     delta_orthogonal_init,
     glorot_init,
@@ -24,8 +25,7 @@ from signalprop.cures.initialise import (
     orthogonal_init,
     reinitialise,
 )
-from signalprop.cures.rescale import lsuv, smaller_init
-from signalprop.cures.watching import follow
+from signalprop.cures.weights.rescale import lsuv, smaller_init
 from signalprop.diagnosis.engine import DEFAULT_RULES
 from signalprop.errors import SignalpropError
 from signalprop.theory.edge import critical_weight_variance

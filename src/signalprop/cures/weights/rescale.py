@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from signalprop.capture import kinds, observe
 from signalprop.capture.batch import Batch
 from signalprop.cures.cure import DoesNotApply, cure
-from signalprop.cures.following import Layer, arguments, attempted
-from signalprop.cures.gains import activation_of, gain
+from signalprop.cures.followed.following import Layer, arguments, attempted
+from signalprop.cures.followed.watching import follow
 from signalprop.cures.surgery import copied
-from signalprop.cures.watching import follow
-from signalprop.cures.weights import eligible
+from signalprop.cures.weights.gains import activation_of, gain
+from signalprop.cures.weights.redraw import eligible
 from signalprop.errors import SignalpropError
 from signalprop.nets._weights import (
     TRANSPOSED,
@@ -90,7 +90,7 @@ def smaller_init(
     In order of execution, weights and bias of a layer are halved until no more than `share` of the
     values of the bounded activation behind it (sigmoid, tanh, ...) lie where its slope is below 5%
     of its largest. Then, whatever the activation, weights of variance above g^2 / fan_in are scaled
-    down to it, g the gain of `signalprop.cures.gains.gain`. What has been learned is kept as
+    down to it, g the gain of `weights.gains.gain`. What has been learned is kept as
     directions. A layer that is normalised before its activation is left alone: its scale is not
     seen there.
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from signalprop.capture import observe
 from signalprop.cures.cure import DoesNotApply, cure
-from signalprop.cures.following import Following, Layer
-from signalprop.cures.gains import SMOOTH, critical, gain, slope_of
-from signalprop.cures.restart import restarted
+from signalprop.cures.followed.following import Following, Layer
+from signalprop.cures.followed.watching import follow
 from signalprop.cures.surgery import copied
-from signalprop.cures.watching import follow
-from signalprop.cures.weights import drawn, normal, redraw
+from signalprop.cures.weights.gains import SMOOTH, critical, gain, slope_of
+from signalprop.cures.weights.redraw import drawn, normal, redraw
+from signalprop.cures.weights.restart import restarted
 from signalprop.errors import SignalpropError
 from signalprop.nets._weights import CONVOLUTIONS, TRANSPOSED, Fill, orthonormal, undone_on_error
 
@@ -152,7 +152,7 @@ def orthogonal_init(
 ) -> nn.Module:
     """Orthogonal weights, times the gain that the following activation asks for, and biases 0.
 
-    Saxe et al. 2014; the gain is that of `signalprop.cures.gains.gain`: sqrt(2) for ReLU, 1 for
+    Saxe et al. 2014; the gain is that of `weights.gains.gain`: sqrt(2) for ReLU, 1 for
     tanh and where no activation follows.
 
     Args:

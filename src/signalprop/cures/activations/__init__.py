@@ -1,0 +1,1 @@
+"""Cures that swap activations, whether modules or functions."""

@@ -1,0 +1,1 @@
+"""What follows each layer, found by one pass."""

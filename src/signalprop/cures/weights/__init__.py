@@ -1,0 +1,1 @@
+"""Cures that draw or scale weights."""
