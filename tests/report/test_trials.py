@@ -249,7 +249,7 @@ def test_plain_json(name):
     found = EVERY[name].to_dict()
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
-    assert again["before"] == EVERY[name].before.verdict
+    assert again["before"]["verdict"] == EVERY[name].before.verdict
     if name == "odd":
         assert again["untouched"]["metric"] == ["-inf"]
 

@@ -59,6 +59,7 @@ class OptimizerFacts:
         held: names of the model's parameters that it holds.
         foreign: number of parameters it holds that are not the model's.
         momentum: largest momentum of its groups (0 where it has none).
+        fresh: whether it has never been stepped.
     """
 
     name: str
@@ -66,6 +67,7 @@ class OptimizerFacts:
     held: frozenset[str]
     foreign: int
     momentum: float
+    fresh: bool = True
 
     @property
     def plain(self) -> bool:

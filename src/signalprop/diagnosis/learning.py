@@ -43,6 +43,7 @@ def facts_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> Optimi
         held=frozenset(names[id(p)] for p in held if id(p) in names),
         foreign=sum(id(p) not in names for p in held),
         momentum=max((_number(g, "momentum") for g in groups), default=0.0),
+        fresh=fresh,
     )
 
 

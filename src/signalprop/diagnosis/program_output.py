@@ -15,6 +15,8 @@ from signalprop.diagnosis.samples import output_activation, silent_share
 #: losses that apply log_softmax themselves, and those that apply a sigmoid themselves
 SOFTMAX_INSIDE = frozenset({"cross_entropy"})
 SIGMOID_INSIDE = frozenset({"binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"})
+#: losses of classes and probabilities
+CLASSIFICATION = SOFTMAX_INSIDE | SIGMOID_INSIDE | {"nll_loss", "kl_div", "binary_cross_entropy"}
 #: losses that compare numbers with numbers
 REGRESSION = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 
@@ -77,6 +79,7 @@ def unfit_output(
     cut: float = 0.1,
     margin: float = 0.5,
     lost: float = 0.2,
+    most: float = 0.5,
     mute: float = 0.99,
 ) -> Iterator[Finding]:
     """The last activation keeps the network from putting out what the loss asks for.
@@ -88,8 +91,9 @@ def unfit_output(
         so that it cannot fall below `floor` nats. A softmax runs over one unit and is always 1,
         whatever the loss. The last activation (softmax, sigmoid, tanh) is at an end of its range,
         to rounding, for more than a share `lost` of the samples, so that their delta before it is
-        exactly zero, although their loss is not at its floor; of a ReLU only where more than
-        `mute` of all samples have no delta, as the others still move it. At the floor are losses
+        exactly zero, although their loss is not at its floor. Below a share `most` this is a tip
+        before the first update, as the other samples may still free them; and of a ReLU under a
+        regression loss it is looked at only where more than `mute` of all samples have no delta. At the floor are losses
         no more than a twentieth of the loss with other samples' targets above the smallest one:
         those of samples that are fitted perfectly, masked, or on the good side of a hinge.
         `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by squared
@@ -110,7 +114,7 @@ def unfit_output(
         One finding for every output that does not fit.
     """
     seen: set[tuple[str, str | None]] = set()
-    flat = _always_one(evidence.trace) or _lost(evidence, lost, mute)
+    flat = _always_one(evidence.trace) or _lost(evidence, lost, most, mute)
     if flat is not None:
         yield flat
     for call in evidence.trace.losses if flat is not None else loss_calls(evidence.trace):
@@ -140,7 +144,7 @@ def _always_one(trace: Trace) -> Finding | None:
     return _single((found[0].name,), f"the {found[0].op} at {quoted(found[0].name)}")
 
 
-def _lost(evidence: Evidence, lost: float, mute: float) -> Finding | None:
+def _lost(evidence: Evidence, lost: float, most: float, mute: float) -> Finding | None:
     """Samples that can learn nothing, as the last activation is flat for them."""
     found, facts = output_activation(evidence.trace), evidence.samples
     if found is None or facts is None:
@@ -148,8 +152,12 @@ def _lost(evidence: Evidence, lost: float, mute: float) -> Finding | None:
     site = found[0]
     if facts.lost <= lost:
         return None
-    if site.op in ("relu", "exp", "softplus") and silent_share(evidence.trace) <= mute:
+    scores = {call.op for call in evidence.trace.losses} & CLASSIFICATION
+    one_sided = site.op in ("relu", "exp", "softplus") and not scores
+    if one_sided and silent_share(evidence.trace) <= mute:
         return None
+    early = evidence.optimizer is not None and evidence.optimizer.fresh
+    early = early and silent_share(evidence.trace) <= mute and facts.lost <= most
     cures = {
         "softmax": ("use-cross-entropy", "remove-output-activation"),
         "sigmoid": ("use-bce-with-logits", "remove-output-activation"),
@@ -166,6 +174,7 @@ def _lost(evidence: Evidence, lost: float, mute: float) -> Finding | None:
             f"{facts.lost:.0%} of the samples, where its slope is zero: their loss is "
             f"{facts.loss:.3g} on average, but their error signal is exactly zero."
         ),
+        severity="tip" if early else "issue",
         cures=cures.get(site.op, ("remove-output-activation",)),
     )
 

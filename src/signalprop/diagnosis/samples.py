@@ -170,7 +170,7 @@ def _at_end(rows: Tensor, trace: Trace) -> Tensor:
     found = output_activation(trace)
     op = found[0].op if found is not None else ""
     if op in _ONE_SIDED:
-        return (rows == _ONE_SIDED[op]).all(1)
+        return (rows == _ONE_SIDED[op]).any(1)
     if op not in _TWO_SIDED:
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     low, high = _TWO_SIDED[op]

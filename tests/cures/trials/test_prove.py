@@ -237,3 +237,13 @@ def test_an_untouched_network_that_fails_is_beaten():
     found = cure(net(), table(), LOSS, wild, cures=(slow, harms), **FEW)
     assert "diverged" in found.untouched.failed
     assert found.best.name == "slow"
+
+
+def test_a_healthy_network_is_left_alone():
+    def healthy():
+        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    found = cure(healthy, table(), LOSS, adam, budget="1h", seeds=1, batch_size=64)
+    assert found.before.healthy
+    assert found.trials == ()
+    assert found.steps == 60

@@ -21,7 +21,7 @@ from signalprop.cures.surgery import copied
 from signalprop.cures.training import Recipe, Training, applied
 from signalprop.cures.trials import data as trial_data
 from signalprop.cures.trials.bench import Bench
-from signalprop.cures.trials.budget import seconds_of, step_seconds, steps_within
+from signalprop.cures.trials.budget import FEWEST, seconds_of, step_seconds, steps_within
 from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.engine import EngineName, cores
 from signalprop.cures.trials.engine import engine as engine_of
@@ -136,6 +136,8 @@ def cure(
         steps = budget if isinstance(budget, int) else steps_within(
             limit, per_step, legs=(len(plan) * RUN + 1) * len(chosen), workers=width, rounds=rounds
         )  # fmt: skip
+        if not plan:  # there is nothing to compare the network with
+            steps = min(steps, FEWEST)
         work = per_step * steps * len(chosen) * (len(plan) * RUN + 1)
         name = engine if engine != "auto" else ("loky" if work > SMALL and width > 1 else "serial")
         store.claim(_facts(bases[0], models, batches_of, chosen, budget, cures))

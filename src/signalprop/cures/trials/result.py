@@ -163,6 +163,10 @@ class Trials(Viewable):
         found = plain(
             {k: v for k, v in self.__dict__.items() if k not in ("cured", "before", "after")}
         )
-        found["before"] = self.before.verdict
-        found["after"] = None if self.after is None else self.after.verdict
+        found["before"] = _told(self.before)
+        found["after"] = None if self.after is None else _told(self.after)
         return found
+
+
+def _told(found: Diagnosis) -> dict[str, Any]:
+    return {"verdict": found.verdict, "findings": plain(found.findings)}
