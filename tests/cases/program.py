@@ -277,4 +277,18 @@ def zero_init() -> Built:
     return task(model)
 
 
+@sick("softmax-of-one", "SP204", optimizer=adam(1e-3), note="the loss is fine with it")
+def softmax_of_one() -> Built:
+    return binary(net(1, nn.Softmax(1)), F.mse_loss)
+
+
+@sick("saturated-softmax", "SP204", optimizer=adam(1e-3), note="probabilities are cut off")
+def saturated_softmax() -> Built:
+    model = net(10, nn.Softmax(1))
+    with torch.no_grad():
+        model[4].weight.mul_(300)
+    model, (x, y), _ = task(model)
+    return model, (x, y), lambda p, t: F.nll_loss(p.clamp(1e-7, 1 - 1e-7).log(), t)
+
+
 CASES = collect(globals())

@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 
+from signalprop.nets.residual import ResidualNet
+
 WIDTH = 32
 
 
@@ -329,6 +331,16 @@ def embedding_bag() -> Built:
 def data_loader() -> Built:
     model, (x, y), loss = task(nn.Sequential(nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, 5)))
     return model, DataLoader(TensorDataset(x, y), batch_size=16), loss
+
+
+@healthy("residual-skipinit", sgd(0.05), note="branches behind a learnt number that starts at zero")
+def residual_skipinit() -> Built:
+    return task(ResidualNet(WIDTH, 48, 10, 5, branch="skipinit"))
+
+
+@healthy("residual-fixup", sgd(0.05), note="zero head, zero last weights of every branch")
+def residual_fixup() -> Built:
+    return task(ResidualNet(WIDTH, 48, 10, 5, branch="fixup"))
 
 
 CASES = collect(globals())

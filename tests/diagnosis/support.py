@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from signalprop.capture.observe import observe, unwrapped
+from signalprop.diagnosis import samples
 from signalprop.diagnosis.evidence import Evidence, OptimizerFacts, WeightFacts
 from signalprop.diagnosis.finding import Finding, Learning
 from signalprop.diagnosis.rule import NotApplicable, Rule
@@ -49,11 +50,12 @@ def optimizer_facts(
     held: Any = None,
     foreign: int = 0,
     momentum: float = 0.0,
+    fresh: bool = True,
 ) -> OptimizerFacts:
     """Facts of an optimizer that holds all parameters, unless told otherwise."""
     everything = frozenset(n for n, _ in unwrapped(model).named_parameters())
     return OptimizerFacts(
-        name, rate, everything if held is None else frozenset(held), foreign, momentum
+        name, rate, everything if held is None else frozenset(held), foreign, momentum, fresh
     )
 
 
@@ -85,6 +87,8 @@ def evidence_of(
     """Evidence around a real pass; what is not given is missing."""
     model = unwrapped(model)
     seen = observe(model, batch, loss)
+    finite = seen.error is None and math.isfinite(seen.trace.loss)
+    asked = finite and samples.suspicious(seen.trace)
     measured = {"optimizer": optimizer, "learning": learning, "sharpness": sharpness, "noise": None}
     missing = {k: "not measured in this test" for k, v in measured.items() if v is None}
     if seen.error is not None or not math.isfinite(seen.trace.loss):
@@ -101,6 +105,7 @@ def evidence_of(
         optimizer=optimizer,
         weights={n: rows_alike(p) for n, p in model.named_parameters() if p.numel()},
         missing=missing,
+        samples=samples.measure(model, batch, loss, seen.trace, 0) if asked else None,
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from signalprop import NotApplicable, diagnose
 from signalprop.diagnosis.evidence import Leading
-from signalprop.diagnosis.leading import isometry_lost, rank_collapse
+from signalprop.diagnosis.leading import isometry_lost, measure, rank_collapse
 
 
 def codes(found):
@@ -177,3 +177,57 @@ def test_missing_where_there_is_no_jacobian():
     (result,) = [r for r in found.results if r.code == "SP112"]
     assert result.outcome == "skipped"
     assert "complex" in result.reason
+
+
+# ---- at the last hidden layer, not at the head
+
+
+def before(*last, outputs, width=32):
+    torch.manual_seed(0)
+    hidden = [nn.Linear(64, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()]
+    return nn.Sequential(*hidden, nn.Linear(width, outputs), *last)
+
+
+def rank_one_head(model):
+    with torch.no_grad():
+        model[4].weight.copy_(torch.ones(10, 1) @ torch.randn(1, 32))
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: before(nn.Softmax(1), outputs=2),
+        lambda: before(outputs=1),
+        lambda: rank_one_head(before(outputs=10)),
+    ],
+    ids=["a softmax of two", "one output", "a head of rank one"],
+)
+def test_a_head_of_rank_one_is_no_collapse(model):
+    x, y = digits(32)
+    model = model()
+    wide = model[4].out_features == 10
+    loss = F.cross_entropy if wide else lambda p, t: (p[:, 0] - t / 10).square().mean()
+    found = diagnose(model, (x, y), loss)
+    (result,) = [r for r in found.results if r.code == "SP112"]
+    assert result.outcome == "passed"
+
+
+def test_a_collapse_before_a_narrow_head():
+    torch.manual_seed(0)
+    x, y = digits(32)
+    model = before(nn.Sigmoid(), outputs=1)
+    with torch.no_grad():
+        model[2].weight.copy_(torch.randn(32, 1) @ torch.randn(1, 32) / 6)
+    found = diagnose(model, (x, (y > 4).float()[:, None]), F.binary_cross_entropy)
+    (own,) = [f for f in found.findings if f.code == "SP112"]
+    assert own.sites == ("input", "3")
+
+
+def test_a_second_sketch_only_where_it_is_needed():
+    x, y = digits(32)
+    model = before(outputs=10)
+    evidence = evidence_of(model, (x, y), F.cross_entropy)
+    assert len(measure(model, (x, y), F.cross_entropy, evidence.trace, 0)) == 1
+    ends = measure(rank_one_head(model), (x, y), F.cross_entropy, evidence.trace, 0)
+    assert [end.of for end in ends] == ["4", "3"]

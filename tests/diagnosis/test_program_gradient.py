@@ -16,8 +16,10 @@ from tests.diagnosis.support import (
 )
 from torch import nn
 
+from signalprop.diagnosis.engine import diagnose
 from signalprop.diagnosis.program_gradient import not_finite, unused
 from signalprop.diagnosis.rule import NotApplicable
+from signalprop.errors import SignalpropError
 
 
 def looked_at(model, rule=unused, **facts):
@@ -311,3 +313,73 @@ def test_not_finite_after_a_failure():
     evidence = evidence_of(mlp(5), (features(width=9), labels()), F.cross_entropy)
     with pytest.raises(NotApplicable, match="stopped"):
         judge(not_finite, evidence)
+
+
+class Roots(nn.Module):
+    """A square root of what is negative for some samples, and a sigmoid."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(16, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.head(self.first(x).sqrt()))
+
+
+class Refuses(Roots):
+    def forward(self, x):
+        y = super().forward(x)
+        if not torch.isfinite(y).all():
+            raise ValueError("the output is not finite")
+        return y
+
+
+@pytest.mark.parametrize("model", [Roots, Refuses])
+def test_a_pass_that_stopped_because_of_a_nan_is_reported_and_not_raised(model):
+    torch.manual_seed(0)
+    batch = (features(), torch.rand(32, 1).round())
+    found = diagnose(model(), batch, F.binary_cross_entropy)  # it refuses a nan
+    (own,) = [f for f in found.findings if f.code == "SP202"]
+    assert own.sites == ("head",)  # sqrt as a method is no site
+    assert own.cures == ("guard-operation",)
+    assert "So the pass stopped: " in own.explanation
+    assert found.verdict.startswith("First value that is not finite")
+
+
+def test_a_pass_that_stopped_with_all_finite_still_raises():
+    model = nn.Sequential(nn.Linear(16, 1))
+    with pytest.raises(SignalpropError):
+        diagnose(model, (features(), torch.rand(31, 2)), lambda y, t: F.mse_loss(y @ t, t))
+
+
+# ---- every gradient exactly zero
+
+
+def _hits(output, target):
+    """A step: what is right counts, and nothing has a slope."""
+    return ((output > 0).float() + 0 * output - target).square().mean()
+
+
+def test_a_step_before_the_loss_stops_everything():
+    torch.manual_seed(0)
+    x = features()
+    model = mlp(1)
+    (found,) = judge(unused, evidence_of(model, (x, (x[:, :1] > 0).float()), _hits))
+    assert found.severity == "issue"
+    assert found.value == 1.0
+    assert "every gradient is exactly zero" in found.explanation
+
+
+def test_nothing_to_learn_is_no_step():
+    torch.manual_seed(0)
+    x = features()
+    model = mlp(1)
+
+    def hinge(y, t):  # every margin is met
+        return F.relu(1e-3 - (y * 0 + t) * t).mean()
+
+    assert judge(unused, evidence_of(model, (x, x[:, :1].sign()), hinge)) == []
+    truth = model(x).detach()
+    assert judge(unused, evidence_of(model, (x, truth), F.mse_loss)) == []
+    cut = evidence_of(model, (x, truth), lambda y, t: (y - t - 9).square().clamp(max=1.0).mean())
+    assert judge(unused, cut) == []  # all beyond a robust loss's cut: alike

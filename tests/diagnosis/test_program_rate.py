@@ -240,3 +240,50 @@ def test_without_an_optimizer(rule):
     assert set(rule.rule.needs) & set(evidence.missing)
     with pytest.raises(NotApplicable):
         judge(rule, evidence)
+
+
+# ---- leaps, crawls, counts that blow up
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_leap_on_the_way_that_ends_where_it_began(name):
+    (found,) = rated(rate_too_large, after=(2.3, 90.0, 2.4, 2.3), optimizer={"name": name})
+    assert found.severity == "issue"
+    assert "with a leap to 90 on the way" in found.explanation
+    assert rated(rate_too_large, after=(2.3, 4.5, 2.4, 2.3), optimizer={"name": name}) == []
+    recovered = (425.0, 463.0, 1310.0, 96.0)
+    assert rated(rate_too_large, after=recovered, optimizer={"name": name}) == []
+
+
+def test_a_leap_is_no_fall():
+    model = mlp()
+    assert rehearsal(model, after=(2.3, 2.0)).falls
+    assert not rehearsal(model, after=(2.3, 90.0, 2.0)).falls
+    assert not rehearsal(model, after=(2.3, math.inf)).falls
+
+
+def test_crawls_far_below_the_bound():
+    ratios = dict.fromkeys(("0", "2", "4"), 1e-5)
+    slow = {"rate": 1e-5, "update_ratio": ratios, "decrease": 5e-6}
+    (found,) = rated(rate_too_small, **slow)
+    assert found.value == pytest.approx(5e-6 / 1.6)
+    assert found.cures == ("raise-learning-rate",)
+    # 0.9 of momentum is ten times the rate
+    assert rated(rate_too_small, **slow, optimizer={"momentum": 0.9}) == []
+
+
+def test_a_plateau_is_no_crawl():
+    ratios = dict.fromkeys(("0", "2", "4"), 1e-5)
+    flat = {"rate": 1e-3, "update_ratio": ratios, "decrease": 1e-6, "sharpness": 0.5}
+    assert rated(rate_too_small, **flat) == []  # the best rate would take 0.1%
+
+
+def test_sparse_counts_must_be_borne():
+    torch.manual_seed(0)
+    x = (torch.rand(64, 40) < 0.1).float() * torch.randint(1, 4, (64, 40))
+    x[:, 3] = torch.where(torch.rand(64) < 0.1, 4000.0, 0.0)
+    model = mlp(inputs=40)
+    assert scaled(model, x) == ["issue"]
+    with torch.no_grad():
+        model[0].weight[:, 3] /= 1e3
+    assert scaled(model, x) == []  # what reads it keeps it small

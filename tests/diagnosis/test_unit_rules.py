@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.cases import by_name
-from tests.diagnosis.support import evidence_of, features, judge, labels
+from tests.diagnosis.support import evidence_of, features, judge, labels, rehearsal
 from torch import nn
 
 from signalprop.diagnosis.engine import diagnose
 from signalprop.diagnosis.rule import NotApplicable
+from signalprop.diagnosis.samples import SampleFacts
 from signalprop.diagnosis.units import dead_units, saturated_units
 
 WIDTH, UNITS = 16, 200
@@ -191,3 +192,46 @@ def test_rules_survive_activations_that_were_not_counted():
     }
     with pytest.raises(NotApplicable):
         judge(dead_units, replace(evidence, trace=replace(evidence.trace, sites=sites)))
+
+
+# ---- layers that work all the same
+
+
+def learns(evidence, share, loss=1.0):
+    """The same evidence with that share of the learning for the layer, and that much learned."""
+    learning = rehearsal(evidence.model, share={"0": share, "2": 1 - share})
+    learning = replace(learning, later_share=learning.share)
+    samples = SampleFacts(learned=loss, above=0.5, lost=0.0, loss=math.nan)
+    return replace(evidence, learning=learning, samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("saturated", "share", "loss", "fires"),
+    [
+        (0.6, 0.2, 1.0, False),  # half of the layer is enough
+        (0.6, 0.04, 1.0, True),
+        (0.95, 0.2, 1.0, True),
+        (0.95, 0.2, 0.1, False),  # it has learned with it
+        (0.95, 0.04, 0.1, True),
+    ],
+)
+def test_saturated_units_of_a_layer_that_learns(saturated, share, loss, fires):
+    evidence = learns(seen(pushed(saturated, 100.0, nn.Tanh())), share, loss)
+    assert bool(judge(saturated_units, evidence)) == fires
+
+
+@pytest.mark.parametrize(
+    ("share", "loss", "fires"), [(0.4, 1.0, True), (0.4, 0.1, False), (0.01, 0.1, True)]
+)
+def test_dead_units_of_a_network_that_has_learned(share, loss, fires):
+    evidence = learns(seen(pushed(0.75, -100.0, nn.ReLU())), share, loss)
+    assert bool(judge(dead_units, evidence)) == fires
+
+
+def test_a_rectified_output_is_for_another_rule():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 1), nn.ReLU())
+    nn.init.constant_(model[2].bias, -50.0)
+    evidence = evidence_of(model, (features(), torch.zeros(32, 1)), F.mse_loss)
+    with pytest.raises(NotApplicable, match="no rectifier"):
+        judge(dead_units, evidence)

@@ -196,7 +196,8 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
         smaller than `still` of its weights. Layers that SP101 or SP102 explain are left out, and
         those whose gradient was exactly zero and is not any more at the last rehearsed update:
         they lie behind a weight that started at zero (ReZero, SkipInit, Fixup, LoRA), which lets
-        more through with every update. An issue where more than a tenth of the layers is idle,
+        more through with every update; nor is a learnt multiplier or shift of one number a layer.
+        An issue where more than a tenth of the layers is idle,
         else a tip.
 
     Why it matters:
@@ -233,6 +234,7 @@ def idle_layer(evidence: Evidence, *, idle: float = 1e-7, still: float = 1e-6) -
         for layer in spine.weak_layers(evidence, idle)
         if layer not in explained
         and not _woken(learning, layer)
+        and not spine.single_numbers(trace, layer)
         and learning.update_ratio.get(layer, 0.0) < still
         and (held is None or layer in held)
     ]

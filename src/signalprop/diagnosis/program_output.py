@@ -93,9 +93,10 @@ def unfit_output(
         to rounding, for more than a share `lost` of the samples, so that their delta before it is
         exactly zero, although their loss is not at its floor. Below a share `most` this is a tip
         before the first update, as the other samples may still free them; and of a ReLU under a
-        regression loss it is looked at only where more than `mute` of all samples have no delta. At the floor are losses
-        no more than a twentieth of the loss with other samples' targets above the smallest one:
-        those of samples that are fitted perfectly, masked, or on the good side of a hinge.
+        regression loss it is looked at only where more than `mute` of all samples have no delta.
+        At the floor are losses no more than a twentieth of the loss with other samples' targets
+        above the smallest one: those of samples that are fitted perfectly, masked, or on the good
+        side of a hinge.
         `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by squared
         error on targets that are all 0 or 1, and a ReLU output that is zero everywhere.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from signalprop.capture.trace import Site, Weight
+from signalprop.diagnosis import spine
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
 from signalprop.diagnosis.program_words import some
@@ -142,6 +143,8 @@ def _added(evidence: Evidence, weight: Weight) -> bool:
             continue
         if site.op == "add":
             return True
+        if spine.single_numbers(trace, site.module):  # alpha x or x + b with one learnt number
+            continue
         if site.kind in ("weights", "attention") or prod(site.shape) != prod(first.shape):
             return False
     return False

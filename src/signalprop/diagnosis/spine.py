@@ -112,6 +112,12 @@ def width(trace: Trace, name: str) -> int:
     return math.prod(trace.sites[name].shape) // max(trace.batch, 1)
 
 
+def single_numbers(trace: Trace, path: str) -> bool:
+    """Whether all parameters of a module are single numbers: a learnt multiplier, a shift."""
+    own = [w.shape for w in trace.weights.values() if w.module == path]
+    return bool(own) and all(math.prod(shape) == 1 for shape in own)
+
+
 def weak_layers(evidence: Evidence, idle: float) -> list[str]:
     """Layers that have less than `idle` of a fair part of the learning, now and after rehearsal."""
     learning = evidence.learning

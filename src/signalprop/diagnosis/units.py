@@ -17,12 +17,12 @@ from signalprop.diagnosis.samples import output_activation
 LEARNED, FAIR = 0.7, 0.1
 
 
-def _works(evidence: Evidence, site: Site) -> bool:
-    """Whether the network has learned, and the layer that feeds a site goes on learning."""
+def _works(evidence: Evidence, site: Site, *, learned: bool) -> bool:
+    """Whether the layer that feeds a site learns, and, where asked, the network has learned."""
     learning, samples = evidence.learning, evidence.samples
-    if learning is None or samples is None or samples.learned is None:
+    if learning is None or not learning.share:
         return False
-    if samples.learned > LEARNED or not learning.share:
+    if learned and (samples is None or samples.learned is None or samples.learned > LEARNED):
         return False
     places = spine.orders(evidence.trace)
     below = [n for n in learning.share if n in places and places[n] <= site.order]
@@ -31,12 +31,6 @@ def _works(evidence: Evidence, site: Site) -> bool:
     own = max(below, key=lambda n: places[n])
     part = max(abs(learning.share[own]), abs(learning.later_share.get(own, 0.0)))
     return part * len(learning.share) >= FAIR
-
-
-def _limit(site: Site, share: float, deviations: float) -> float:
-    """The share above which a layer is counted: a few units are off by chance."""
-    coin = 0.5 + deviations * math.sqrt(0.25 / (site.activation.units or 1))
-    return min(max(share, coin), 0.999)
 
 
 def _observations(site: Site) -> int:
@@ -87,9 +81,16 @@ def dead_units(
     judged = [s for s in sites if _observations(s) >= observations]
     if not judged:
         raise NotApplicable(f"fewer than {observations} observations per unit; give more samples")
-    limits = {s.name: _limit(s, share, deviations) for s in judged}
+    limits = {
+        s.name: min(
+            max(share, 0.5 + deviations * math.sqrt(0.25 / (s.activation.units or 1))), 0.999
+        )
+        for s in judged
+    }
     found = [
-        s for s in judged if (s.activation.dead or 0.0) > limits[s.name] and not _works(evidence, s)
+        s
+        for s in judged
+        if (s.activation.dead or 0.0) > limits[s.name] and not _works(evidence, s, learned=True)
     ]
     if not found:
         return
@@ -114,19 +115,18 @@ def dead_units(
     cures=("swap-activation", "smaller-init", "normalise", "normalise-inputs"),
 )
 def saturated_units(
-    evidence: Evidence, *, share: float = 0.5, observations: int = 8, deviations: float = 3.0
+    evidence: Evidence, *, share: float = 0.5, observations: int = 8, most: float = 0.9
 ) -> Iterator[Finding]:
     """Units sit at the ends of their range, where the slope is zero.
 
     How it is detected:
         Per unit of an activation with a bounded range (sigmoid, tanh, hardtanh, hardsigmoid,
         softsign, erf): in three quarters of its observations the slope is below 5% of its largest.
-        A layer is counted where more than `share` of its units is, and more than half plus
-        `deviations` standard deviations of a fair coin, as a few units of a narrow layer say
-        little. Only hidden activations count: an output may saturate once it is right, and so may a
-        gate that multiplies another branch. Left out is a layer of a network that has learned (its
-        loss is below 0.7 of the loss with other samples' targets) whose weights still have a tenth
-        of a fair share of the learning.
+        A layer is counted where more than `share` of its units is. Only hidden activations count:
+        an output may saturate once it is right, and so may a gate that multiplies another branch.
+        Left out is a layer whose weights have a tenth of a fair share of the learning all the same,
+        where no more than `most` of its units is saturated, or the network has learned (its loss
+        is below 0.7 of the loss with other samples' targets).
 
     Why it matters:
         delta is multiplied by the slope: a saturated unit passes nothing on and cannot leave its
@@ -156,11 +156,11 @@ def saturated_units(
     judged = [s for s in sites if _observations(s) >= observations]
     if not judged:
         raise NotApplicable(f"fewer than {observations} observations per unit; give more samples")
-    limits = {s.name: _limit(s, share, deviations) for s in judged}
     found = [
         s
         for s in judged
-        if (s.activation.saturated or 0.0) > limits[s.name] and not _works(evidence, s)
+        if (s.activation.saturated or 0.0) > share
+        and not _works(evidence, s, learned=(s.activation.saturated or 0.0) > most)
     ]
     if not found:
         return
@@ -170,7 +170,7 @@ def saturated_units(
         sites=[s.name for s in sorted(found, key=lambda s: -(s.activation.saturated or 0.0))],
         value=worst.activation.saturated or 0.0,
         unit="share of units",
-        threshold=limits[worst.name],
+        threshold=share,
         explanation=(
             f"{100 * (worst.activation.saturated or 0.0):.0f}% of the {worst.activation.units} "
             f"units of {worst.name} have lost their slope in three quarters of "

@@ -84,7 +84,7 @@ class Sizes:
     rates: tuple[float, ...]
 
 
-QUICK = Sizes((10, 40), 2_000, 80, 2, (5e-3, 1e-3))
+QUICK = Sizes((10, 40), 2_000, 60, 2, (5e-3, 1e-3))
 FULL = Sizes((10, 20, 50, 100), 6_000, 564, 3, (5e-3, 1e-3))
 
 
@@ -293,7 +293,7 @@ def judge(v: Values) -> tuple[Claim, ...]:
             of_all(trained),
             f"Test accuracy {at}: {over(tuple(GATES))}.",
             "" if all(trained) else f"More than {LOST:g} is lost with: "
-            + ", ".join(k for k, kept in zip(GATES, trained, strict=True) if not kept)
+            + "; ".join(k for k, kept in zip(GATES, trained, strict=True) if not kept)
             + ". The gates' bias has to fall with the depth.",
         ),
         Claim(
@@ -301,7 +301,7 @@ def judge(v: Values) -> tuple[Claim, ...]:
             of_all(failed),
             f"Test accuracy {at}: {over(tuple(PLAIN))}; chance {v['chance']:.3f}.",
             "" if all(failed) else f"At most {LOST:g} is lost with: "
-            + ", ".join(k for k, bad in zip(PLAIN, failed, strict=True) if not bad) + ".",
+            + "; ".join(k for k, bad in zip(PLAIN, failed, strict=True) if not bad) + ".",
         ),
         judge_ahead(v, depths),
         judge_rule(v, depths),

@@ -320,7 +320,7 @@ def judge(v: Values) -> tuple[Claim, ...]:
             f"{deep}, test accuracy: {told(v, PLAIN, deep)}; chance {v['chance']:.3f}, the best "
             f"net {v['best']:.3f}.",
             "" if all(stuck) else "Learns something: "
-            + ", ".join(k for k, s in zip(PLAIN, stuck, strict=True) if not s) + ".",
+            + "; ".join(k for k, s in zip(PLAIN, stuck, strict=True) if not s) + ".",
         ),
         Claim(
             "layer-wise pre-training makes them trainable",
@@ -328,7 +328,7 @@ def judge(v: Values) -> tuple[Claim, ...]:
             f"{deep}, test accuracy: {told(v, PRETRAINED, deep)}.",
             "" if all(trains) and any(stuck) else "There was nothing to cure here."
             if not any(stuck) else f"Not to {TRAINED:.0%} of the way to the best net: "
-            + ", ".join(k for k, t in zip(PRETRAINED, trains, strict=True) if not t) + ".",
+            + "; ".join(k for k, t in zip(PRETRAINED, trains, strict=True) if not t) + ".",
         ),
         Claim(
             "because more of the error signal arrives at the input end",
@@ -340,7 +340,7 @@ def judge(v: Values) -> tuple[Claim, ...]:
             + ("Random weights can do that, too." if v[f"{FOUR}: decay"] > v[f"{GLOROT}: decay"] + 1
                else "Larger random weights do not do that."),
             "" if all(less) else "Not by more than a factor e: "
-            + ", ".join(k for k, s in zip(PRETRAINED, less, strict=True) if not s) + ".",
+            + "; ".join(k for k, s in zip(PRETRAINED, less, strict=True) if not s) + ".",
         ),
         judge_start(v, deep),
         judge_labels(v, scarce),

@@ -81,7 +81,7 @@ class Sizes:
     rates: tuple[float, ...]
 
 
-QUICK = Sizes((4, 16, 64), (4, 40), 2_000, 60, 2, (3e-3, 5e-4))
+QUICK = Sizes((4, 16, 48), (4, 24), 2_000, 40, 2, (3e-3, 1e-3))
 FULL = Sizes((4, 16, 64, 128, 256), (10, 50, 125), 6_000, 200, 3, (3e-3, 5e-4))
 
 
@@ -122,7 +122,8 @@ def lost(net: nn.Module, found: Digits, blocks: int) -> float:
 def expected(kind: str, blocks: int) -> float | None:
     """What theory has for it, of infinite width; None where it has no closed form."""
     form, option = RESIDUAL.get(kind, (None, ""))
-    if kind == PLAIN or option in ("ReZero = SkipInit", "Fixup"):
+    # in A the ReLU keeps back what belongs to units that are off
+    if kind == PLAIN or (form == "B" and option in ("ReZero = SkipInit", "Fixup")):
         return 0.0
     if form == "B" and option in ("", "1/sqrt(L)"):
         return 0.5 * blocks * math.log1p(1 / blocks if option else 1.0)
@@ -236,11 +237,11 @@ def judge_signal(v: Values, form: str, text: str) -> Claim:
         text,
         of_all(kept),
         f"Of {depths[0]} to {depths[-1]} blocks the lowest ln |delta^1| / |delta^L|: "
-        + ", ".join(f"{least[k]:.2f} ({k})" for k in names)
+        + "; ".join(f"{least[k]:.2f} ({k})" for k in names)
         + f". A plain net of as many layers: {v[f'{PLAIN}, {depths[-1]} blocks: decay']:.2f} with "
         "He's initialisation.",
         "" if all(kept) else "It vanishes in: "
-        + ", ".join(k for k, yes in zip(names, kept, strict=True) if not yes) + ".",
+        + "; ".join(k for k, yes in zip(names, kept, strict=True) if not yes) + ".",
     )  # fmt: skip
 
 
@@ -260,12 +261,12 @@ def judge_size(v: Values) -> Claim:
         "holds" if abs(nats["A"]) <= KEPT and abs(nats["B"]) <= KEPT else
         "holds in part" if any(kept) else "does not hold as printed",
         f"Over {deep} blocks at the start: "
-        + ", ".join(f"{nats[k]:+.2f} nats ({k})" for k in RESIDUAL)
+        + "; ".join(f"{nats[k]:+.2f} nats ({k})" for k in RESIDUAL)
         + f". Theory for B is {theory:.1f}: a branch as large as its input doubles the mean square "
         f"at every block. {PLAIN_NORM}: {v[f'{PLAIN_NORM}, {deep} blocks: decay']:+.1f}.",
         "" if abs(nats["A"]) <= KEPT and abs(nats["B"]) <= KEPT else
         f"Within {KEPT:g} nat: "
-        + (", ".join(k for k, yes in zip(RESIDUAL, kept, strict=True) if yes) or "none") + ".",
+        + ("; ".join(k for k, yes in zip(RESIDUAL, kept, strict=True) if yes) or "none") + ".",
     )  # fmt: skip
 
 
@@ -279,11 +280,11 @@ def judge_training(v: Values) -> Claim:
         f"residual nets of {deep} blocks ({2 * deep} layers) can be trained, plain nets cannot",
         "does not hold as printed" if held[PLAIN] or not any(found) else of_all(found),
         f"Test accuracy of {deep} blocks: "
-        + ", ".join(f"{v[f'{k}, {deep} blocks: accuracy']:.3f} ({k})" for k in TRAINED)
+        + "; ".join(f"{v[f'{k}, {deep} blocks: accuracy']:.3f} ({k})" for k in TRAINED)
         + f"; the best of {first} blocks {best:.3f}, chance {v['chance']:.3f}.",
         "" if all(found) and not held[PLAIN] else
         f"More than {LOST:g} behind the best of {first} blocks: "
-        + (", ".join(k for k in TRAINED if not held[k]) or "none") + ".",
+        + ("; ".join(k for k in TRAINED if not held[k]) or "none") + ".",
     )  # fmt: skip
 
 

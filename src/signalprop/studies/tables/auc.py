@@ -27,8 +27,8 @@ CLIP = 5.0
 def htru2_seconds(plan: Plan) -> float:
     """Expected seconds of the pulsars."""
     models = plan.folds * plan.nested.networks
-    machines = plan.folds * len(plan.nested.costs) * 4.0 + plan.folds * plan.nested.trees * 0.04
-    return 0.8 * network_seconds(plan.nested, plan.nested_budget, models) + machines
+    machines = plan.folds * len(plan.nested.costs) * 2.0 + plan.folds * plan.nested.trees * 0.03
+    return network_seconds(plan.nested, plan.nested_budget, models) + machines
 
 
 def tox21_seconds(plan: Plan) -> float:

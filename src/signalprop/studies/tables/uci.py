@@ -33,7 +33,7 @@ def one(plan: Plan, table: Tabular) -> float:
     grid, rows = plan.grid, len(table.y) / 1000
     forests = (len(grid.shares) + 4) * grid.trees * 1e-3 * (0.5 + rows)
     machines = (len(grid.costs) * len(grid.gammas) + 4) * 0.02 * rows**2
-    return network_seconds(grid, plan.budget, grid.networks + 4) * 0.8 + forests + machines
+    return network_seconds(grid, plan.budget, grid.networks + 4) + forests + machines
 
 
 def measure(clock: Clock, plan: Plan, tables: list[Tabular], seed: int) -> Found:
