@@ -169,8 +169,8 @@ def studies_page(studies: Iterable[Any]) -> Iterator[str]:
         "A study takes one statement about deep networks, runs it on real input, and reports what "
         "it measured and whether the statement holds, holds in part, or does not hold as printed. "
         "The verdict is computed from the measured numbers. `signalprop study list` lists them; "
-        "every study takes `--quick` (seconds instead of a minute or two), `--seed`, `--json` and "
-        "`--html FILE`.\n"
+        "every study takes `--quick` (mostly half a minute at most; a full run of a study that "
+        "trains says how long it takes before it starts), `--seed`, `--json` and `--html FILE`.\n"
     )
     for study in studies:
         about = inspect.getdoc(inspect.getmodule(study.function)) or ""
@@ -200,8 +200,8 @@ def cures_fragment(cures: Iterable[Any]) -> Iterator[str]:
     for cure in cures:
         yield f"\n### {cure.name}\n"
         about = inspect.getdoc(cure.function) or ""
-        yield f"```python\nsignalprop.cures.{cure.function.__name__}"
-        yield f"{inspect.signature(cure.function).replace(return_annotation=inspect.Signature.empty)}"
+        bare = inspect.signature(cure.function).replace(return_annotation=inspect.Signature.empty)
+        yield f"```python\nsignalprop.cures.{cure.function.__name__}{bare}"
         yield "```\n\n```text\n" + about + "\n```"
 
 

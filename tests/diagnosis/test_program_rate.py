@@ -1,6 +1,7 @@
 """SP206, SP210 and SP211: the scale of inputs and of updates."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 
 from signalprop.diagnosis.program_rate import rate_too_large, rate_too_small, raw_inputs
 from signalprop.diagnosis.rule import NotApplicable
+from signalprop.diagnosis.samples import SampleFacts
 
 
 def scaled(model, x):
@@ -138,7 +140,7 @@ def test_inputs_after_a_failure():
 # ---- SP210 and SP211
 
 
-def rated(rule, *, model=None, x=None, sharpness=1.0, optimizer=None, **learning):
+def rated(rule, *, model=None, x=None, sharpness=1.0, optimizer=None, samples=None, **learning):
     model = model or mlp()
     x = features() if x is None else x
     evidence = evidence_of(
@@ -149,7 +151,7 @@ def rated(rule, *, model=None, x=None, sharpness=1.0, optimizer=None, **learning
         learning=rehearsal(model, **learning),
         sharpness=sharpness,
     )
-    return judge(rule, evidence)
+    return judge(rule, replace(evidence, samples=samples))
 
 
 def test_above_the_bound_and_rising():
@@ -255,6 +257,12 @@ def test_a_leap_on_the_way_that_ends_where_it_began(name):
     assert rated(rate_too_large, after=recovered, optimizer={"name": name}) == []
 
 
+def test_a_trained_network_may_leap_with_adam():
+    small = {"after": (0.0105, 0.0124, 0.0242, 0.0105)}
+    assert rated(rate_too_large, **small, optimizer={"name": "RMSprop"}) == []
+    assert rated(rate_too_large, **small)
+
+
 def test_a_leap_is_no_fall():
     model = mlp()
     assert rehearsal(model, after=(2.3, 2.0)).falls
@@ -276,6 +284,9 @@ def test_a_plateau_is_no_crawl():
     ratios = dict.fromkeys(("0", "2", "4"), 1e-5)
     flat = {"rate": 1e-3, "update_ratio": ratios, "decrease": 1e-6, "sharpness": 0.5}
     assert rated(rate_too_small, **flat) == []  # the best rate would take 0.1%
+    for learned, fires in ((0.3, False), (0.99, True)):
+        facts = SampleFacts(learned, above=0.5, lost=0.0, loss=math.nan)
+        assert bool(rated(rate_too_small, **flat, samples=facts)) == fires
 
 
 def test_sparse_counts_must_be_borne():

@@ -8,13 +8,19 @@ from functools import cache
 import pytest
 
 from signalprop import studies
-from signalprop.studies import StudyResult
+from signalprop.studies import StudyResult, highway, pretraining, residual
 
 
 @pytest.fixture(scope="session", autouse=True)
 def bundled() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SIGNALPROP_DATA", raising=False)
+        # quick enough for a reader, not for a suite that runs every study twice
+        patch.setattr(
+            pretraining, "QUICK", pretraining.Sizes((2, 6), 30, 600, 6, 60, 60, 2, (1e-2,))
+        )
+        patch.setattr(highway, "QUICK", highway.Sizes((4, 16), 600, 40, 2, (5e-3,)))
+        patch.setattr(residual, "QUICK", residual.Sizes((2, 12), (2, 10), 600, 25, 2, (3e-3,)))
         yield
 
 

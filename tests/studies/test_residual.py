@@ -110,3 +110,9 @@ def test_plain_has_as_many_weight_layers():
         return sum(isinstance(m, torch.nn.Linear) for m in r.make(kind, 64, 7).modules())
 
     assert layers("plain") == layers("plain, BatchNorm") == layers("A") == layers("B") == 16
+
+
+def test_no_figure_has_more_curves_than_colours(result):
+    figures = [s.figure for s in result.series]
+    assert len(set(figures)) == 4
+    assert all(figures.count(figure) == 6 for figure in figures)

@@ -17,8 +17,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
         tokens: the words after `signalprop`; None takes them from `sys.argv`.
 
     Returns:
-        The exit status: 0, or 1 where `--fail-on` says so or nothing helps; 2 for bad input, with one sentence on
-        stderr; 130 after Ctrl-C; 141 where the reader of a pipe went away.
+        The exit status: 0, or 1 where `--fail-on` says so or `cure` finds that nothing helps; 2 for
+        bad input, with one sentence on stderr; 130 after Ctrl-C; 141 where the reader of a pipe went
+        away.
     """
     from signalprop.cli.app import app
     from signalprop.cli.door import run

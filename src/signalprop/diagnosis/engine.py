@@ -26,6 +26,7 @@ from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
 from signalprop.diagnosis.mean_field import MEAN_FIELD_RULES
 from signalprop.diagnosis.probe import Probe
 from signalprop.diagnosis.program import PROGRAM_RULES
+from signalprop.diagnosis.program_rate import creeps
 from signalprop.diagnosis.rule import NotApplicable, Rule
 from signalprop.diagnosis.units import UNIT_RULES
 from signalprop.errors import SignalpropError
@@ -215,7 +216,7 @@ def _measure(
                         probe,
                         lambda: curvature.sharpness(probe, seen.gradients),
                     )
-        if samples.suspicious(trace):
+        if samples.suspicious(trace) or creeps(learning, optimizer_facts):
             say("the loss of single samples")
             with suppress(Exception):  # a loss that takes no single sample; stops nothing
                 alone = samples.measure(model, data, loss, trace, batch_dim)

@@ -98,7 +98,8 @@ class Evidence:
         weights: facts by parameter name.
         missing: what could not be measured -> why.
         samples: what the losses of single samples tell; None where no rule asks, as hardly a unit
-            is dead or saturated and delta reaches every sample, or where it cannot be known.
+            is dead or saturated, delta reaches every sample and updates lower the loss, or where
+            it cannot be known.
     """
 
     trace: Trace

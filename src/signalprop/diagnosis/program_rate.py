@@ -151,6 +151,7 @@ def rate_too_large(
     rise: float = 0.25,
     alone: float = 0.5,
     leap: float = 1.0,
+    leap_adaptive: float = 9.0,
     better: float = 0.05,
     nats: float = 7.0,
 ) -> Iterator[Finding]:
@@ -161,8 +162,9 @@ def rate_too_large(
         learning rate x largest eigenvalue of the Hessian is above `edge` times its stability bound
         2 (1 + momentum), and the loss ends above where it began by more than a share `rise`. For
         Adam and its kin, for which no such bound holds: the loss ends above its start by more than
-        a share `alone`, or is no longer finite. And for any optimizer: on the way the loss rises
-        above its start by more than a share `leap`, and comes down again to no less than a share
+        a share `alone`, or is no longer finite. And on the way the loss rises above its
+        start by more than a share `leap` (`leap_adaptive` for Adam and its kin, whose steps are as
+        large where little is left of the loss), and comes down again to no less than a share
         `better` below it, as where a step has killed units, or left little but the mean of the
         targets. It is only a tip where the cause lies elsewhere:
         inputs that are not normalised (SP206), or an error signal that grows by more than `nats`
@@ -193,6 +195,7 @@ def rate_too_large(
     product = learning.rate * sharpness
     bound = edge * 2 * (1 + optimizer.momentum)
     # what leaps up and comes down again may have killed what was there
+    leap = leap if optimizer.plain else leap_adaptive
     leapt = growth > -better and learning.leap > leap
     unstable = optimizer.plain and product > bound and (growth > rise or leapt)
     if not (unstable or growth > alone or leapt):
@@ -253,6 +256,7 @@ def rate_too_small(
     room: float = 1e-3,
     crawl: float = 1e-5,
     reach: float = 1e-2,
+    untaught: float = 0.9,
     slight: float = 1e-3,
     ratio: float = 1e-7,
 ) -> Iterator[Finding]:
@@ -265,8 +269,9 @@ def rate_too_small(
         the gradient is too small, not the rate. Or, for SGD, an update lowers the loss by less
         than `crawl` of itself and changes no layer by more than `slight` of its weights, learning
         rate x largest eigenvalue is below `room`, and at the rate 1 / eigenvalue an update would
-        take more than `reach` off the loss: on a plateau and at the end of training it would not,
-        and no rate is to blame. Momentum counts as the rate that it adds up to. For other
+        take more than `reach` off the loss, or the loss is still above `untaught` of what it is
+        with the targets of other samples: later on, on a plateau and at the end of training, no
+        rate is to blame. Momentum counts as the rate that it adds up to. For other
         optimizers, the median over the layers of |update| / |weights| is below
         `ratio`. Where a schedule warms the learning rate up, its target counts. Weights without a
         gradient count nowhere.
@@ -349,7 +354,9 @@ def rate_too_small(
     # rate x |g|^2 by rate x sharpness, halved: what the best rate along the gradient takes at least
     within = decrease / (2 * product * loss)
     slow = decrease < crawl * loss and gain * max(ratios) < slight
-    if product < room and slow and within > reach:
+    learned = evidence.samples.learned if evidence.samples is not None else None
+    early = learned is not None and learned > untaught
+    if product < room and slow and decrease > 0 and (within > reach or early):
         yield finding(
             rate_too_small,
             value=decrease / loss,
@@ -362,6 +369,13 @@ def rate_too_small(
             ),
             cures=("raise-learning-rate",),
         )
+
+
+def creeps(learning: Learning | None, optimizer: OptimizerFacts | None) -> bool:
+    """Whether SP211 will ask if anything has been learned: SGD, and the loss hardly moves."""
+    if learning is None or optimizer is None or not optimizer.plain:
+        return False
+    return 0 < learning.decrease < 1e-4 * abs(learning.after[0])
 
 
 def _held(evidence: Evidence, optimizer: OptimizerFacts) -> dict[str, int]:

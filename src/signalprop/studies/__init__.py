@@ -35,6 +35,7 @@ from signalprop.studies.frame import (
     Verdict,
     verdict_of,
 )
+from signalprop.studies.tables import study as selu_tables
 
 __all__ = [
     "STUDIES",
@@ -64,6 +65,7 @@ STUDIES: tuple[Study, ...] = (
     singular_values.STUDY,
     ky_fan.STUDY,
     selu.STUDY,
+    selu_tables.STUDY,
     alexnet.STUDY,
 )
 
@@ -94,7 +96,7 @@ def run(
 
     Args:
         name: name of the study, e.g. `delta-chain`; see `STUDIES`.
-        quick: seconds instead of up to two minutes: fewer depths, samples and steps.
+        quick: about half a minute at most: fewer depths, samples and steps.
         seed: seed of every random number in it.
         progress: called with how far the run is (0 to 1) and what it does next.
 

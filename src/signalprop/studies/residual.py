@@ -130,6 +130,13 @@ def expected(kind: str, blocks: int) -> float | None:
     return None
 
 
+def drawn(kind: str) -> tuple[Kind, ...]:
+    """In which figures a net is drawn: one for A and one for B, plain nets in both."""
+    if kind in RESIDUAL:
+        return (RESIDUAL[kind][0],)
+    return FORMS if kind == PLAIN else ()
+
+
 def mean(values: list[float]) -> float:
     """Their mean."""
     return math.fsum(values) / len(values)
@@ -159,9 +166,12 @@ def at_start(
                                        expected(kind, blocks), "at the start", True))  # fmt: skip
         theory = expected(kind, deep)
         rows.append((kind, *means, scatter, "" if theory is None else theory))
-        series.append(Series("The error signal at the input end, over depth",
-                             kind, tuple(map(float, sizes.blocks)), tuple(means), "blocks L",
-                             "ln |delta^1| / |delta^L|, nats"))  # fmt: skip
+        series += [
+            Series(f"{form}: the error signal at the input end, over depth", kind,
+                   tuple(map(float, sizes.blocks)), tuple(means), "blocks L",
+                   "ln |delta^1| / |delta^L|, nats")
+            for form in drawn(kind)
+        ]  # fmt: skip
     columns = ("net", *(f"{n} blocks" for n in sizes.blocks), "spread", f"theory, {deep}")
     title = "ln |delta at the first block| / |delta at the last| at the start, nats"
     return numbers, series, Table(title, columns, tuple(rows))
@@ -208,9 +218,11 @@ def measure(setup: Setup) -> Measured:
                                      seeds=sizes.seeds, seed=setup.seed, told=told)  # fmt: skip
         numbers += reached[kind, depth].told(f"{kind}, {depth} blocks")
     series += [
-        Series("Accuracy after training, over depth", kind, tuple(map(float, sizes.depths)),
+        Series(f"{form}: accuracy after training, over depth", kind,
+               tuple(map(float, sizes.depths)),
                tuple(reached[kind, d].accuracy for d in sizes.depths), "blocks L", "test accuracy")
         for kind in TRAINED
+        for form in drawn(kind)
     ]  # fmt: skip
     rows = tuple((k, *(str(reached[k, d]) for d in sizes.depths)) for k in TRAINED)
     title = f"Test accuracy after {sizes.steps} updates, {sizes.seeds} seeds (± std. deviation)"

@@ -33,9 +33,9 @@ def htru2_seconds(plan: Plan) -> float:
 
 def tox21_seconds(plan: Plan) -> float:
     """Expected seconds of the molecules, descriptors included."""
-    count = plan.molecules or 7831
+    count = 7831 if plan.molecules is None else plan.molecules
     models = (plan.repeats * 2 if count > 2000 else plan.repeats) * plan.nested.networks
-    inputs = 0.006 * count + models / plan.nested.networks * plan.nested.trees * count * 1e-4
+    inputs = 0.006 * count + models / plan.nested.networks * plan.nested.trees * count * 4e-5
     return 2.0 * network_seconds(plan.nested, plan.nested_budget, models) + inputs
 
 

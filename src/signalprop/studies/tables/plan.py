@@ -25,7 +25,8 @@ class Plan:
         nested: settings tried on HTRU2 and Tox21.
         nested_budget: training of every network there.
         folds: of the ten folds of HTRU2, how many are tested.
-        molecules: of Tox21, at most.
+        molecules: of Tox21, at most; None for all. With 0 it is not run: of a part of them nothing
+            could be said about the published value.
         repeats: random splits of Tox21, and seeds of the scaffold split.
     """
 
@@ -53,8 +54,8 @@ QUICK = Plan(
     grid=Grid(32, (3, 9), (1e-3, 1e-2), (0.0,), 50, (1,), (1, 10), (1,)),
     budget=Budget(150, every=30, patience=3),
     nested=Grid(32, (3,), (1e-3, 1e-2), (0.0,), 50, (1,), (1,), (1,)),
-    nested_budget=Budget(150, every=30, patience=3),
-    folds=2, molecules=600, repeats=1,
+    nested_budget=Budget(400, every=50, patience=3),
+    folds=3, molecules=0, repeats=1,
 )  # fmt: skip
 #: the quick run without UCI-121: it shows that everything works, and is no evidence
 STAND_IN = replace(

@@ -168,7 +168,7 @@ def estimators(
         for cost, wide in product(grid.costs, grid.gammas):
             yield (
                 {"C": cost, "gamma x features": 1 / wide},
-                SVC(C=cost, gamma=1 / (wide * features)),
+                SVC(C=cost, gamma=1 / (wide * features), random_state=seed),
             )
 
 

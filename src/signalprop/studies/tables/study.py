@@ -52,7 +52,7 @@ def at_hand(plan: Plan, seed: int) -> Inputs:
         missing += [f"UCI {name}: {why}" for name, why in left.items()]
         names = [f"{len(tables)} sets of UCI-121"]
     else:
-        tables, names = bundled, ["scikit-learn's iris, wine, breast cancer and digits"]
+        tables, names = bundled, ["scikit-learn's digits, iris, wine and breast cancer"]
         missing.append(f"UCI-121: no uci121/*.tar.* in the folder {FOLDER} names")
     if pulsars := data.folder("htru2", "HTRU_2.csv.gz") is not None:
         names.append("HTRU2 (17,898 pulsar candidates)")
@@ -61,6 +61,8 @@ def at_hand(plan: Plan, seed: int) -> Inputs:
     toxicity = False
     if data.folder("molecules", "tox21_moleculenet.csv.gz") is None:
         missing.append(f"Tox21: no molecules/tox21_moleculenet.csv.gz in the folder {FOLDER} names")
+    elif plan.molecules == 0:
+        missing.append("Tox21: the quick run leaves it out; descriptors alone take a minute")
     elif not rdkit():
         missing.append('Tox21: needs RDKit; pip install "signalprop[studies]"')
     else:

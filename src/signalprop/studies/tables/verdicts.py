@@ -22,7 +22,7 @@ def where(v: Values) -> str:
     """The tables, in words."""
     number = int(v["tables: number"])
     if v["tables: of UCI-121"]:
-        return f"{number} UCI sets of {v['tables: fewest rows']:.0f} rows and more"
+        return f"{number} UCI sets of {v['tables: fewest rows']:,.0f} rows and more"
     return f"scikit-learn's {number} bundled tables, which are not UCI-121"
 
 
@@ -92,19 +92,23 @@ def reaches(v: Values, title: str, published: float, more: str) -> Claim:
 
 
 def ahead(v: Values, title: str, names: list[str]) -> Claim:
-    """Whether SELU has the best AUC of all."""
+    """Whether SELU has the best AUC of all, by more than chance."""
     auc = {name: v[f"{title}, {name}: AUC"] for name in (SELU, *names)}
     better = [name for name in names if auc[name] > auc[SELU]]
-    surely = [name for name in better if v[f"{title}, {name}: p against SELU"] < P]
-    verdict = NOT if surely else PART if better else HOLDS
+    apart = [name for name in names if v[f"{title}, {name}: p against SELU"] < P]
+    surely = [name for name in better if name in apart]
+    beaten = [name for name in apart if name not in better]
+    if len(beaten) == len(names):
+        verdict = HOLDS
+    else:
+        verdict = PART if (not better or beaten) and not surely else NOT
     order = sorted(auc, key=lambda name: -auc[name])
     return Claim(
         f"{title}: better than the other methods",
         verdict,
         "Mean AUC: " + ", ".join(f"{name} {auc[name]:.4f}" for name in order) + ".",
-        "" if verdict == HOLDS else f"{listed(better)} reached more"
-        + (f", {listed(surely)} with p < {P:g}." if surely else
-           f", none with p < {P:g}."),
+        "" if verdict == HOLDS else f"A higher mean: {listed(better)} (with p < {P:g}: "
+        f"{listed(surely)}). SELU is ahead with p < {P:g} of: {listed(beaten)}.",
     )  # fmt: skip
 
 
