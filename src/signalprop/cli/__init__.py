@@ -18,8 +18,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 1 where `--fail-on` says so or `cure` finds that nothing helps; 2 for
-        bad input, with one sentence on stderr; 130 after Ctrl-C; 141 where the reader of a pipe went
-        away.
+        bad input, with one sentence on stderr; 130 after Ctrl-C; 141 where the reader of a pipe
+        went away.
     """
     from signalprop.cli.app import app
     from signalprop.cli.door import run

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from signalprop.nets._seeded import buffers_kept
 
-#: (shape (out, in, *kernel) of one group, fan_in, fan_out, like) -> values
+#: (shape (out, in, ...) of one group, fan_in, fan_out, like) -> values
 Fill = Callable[[tuple[int, ...], float, float, Tensor], Tensor]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -109,7 +109,7 @@ def undone_on_error(module: nn.Module) -> Iterator[None]:
 
 
 def blocks(layer: nn.Module, weight: Tensor) -> Iterator[Tensor]:
-    """Views (out, in, *kernel) of a layer's weight, one for each group."""
+    """Views (out, in, ...) of a layer's weight, one for each group."""
     for part in weight.chunk(getattr(layer, "groups", 1)):
         yield part.transpose(0, 1) if isinstance(layer, TRANSPOSED) else part
 

@@ -76,7 +76,7 @@ def lecun_(
     transposed convolution, that divided by its stride.
 
     Args:
-        target: a weight of shape (out, in, *kernel), or a module, all of whose linear and
+        target: a weight of shape (out, in, ...), or a module, all of whose linear and
             convolution layers are initialised; a weight shared by several is drawn once, and
             layers whose weight has `requires_grad=False` are left alone.
         gain: g, what the weights are multiplied with.
@@ -215,7 +215,7 @@ def delta_orthogonal_(
     size has its centre at size // 2.
 
     Args:
-        target: a kernel of shape (out, in, *kernel) in 1 to 3 dimensions, or a module, all of
+        target: a kernel of shape (out, in, ...) in 1 to 3 dimensions, or a module, all of
             whose convolutions are initialised (of groups, each by itself); linear layers are left
             alone.
         gain: g, all singular values.
@@ -234,7 +234,7 @@ def delta_orthogonal_(
     def fill(size: tuple[int, ...], fan_in: float, fan_out: float, like: Tensor) -> Tensor:
         if not 3 <= len(size) <= 5:
             raise ValueError(
-                f"delta-orthogonal needs a kernel (out, in, *kernel) of 1 to 3 dimensions, got "
+                f"delta-orthogonal needs a kernel (out, in, ...) of 1 to 3 dimensions, got "
                 f"{size}; use orthogonal_ for matrices"
             )
         if size[0] < size[1]:
@@ -262,7 +262,7 @@ def _initialise(
         if not target.is_floating_point():
             raise TypeError(f"expected a floating tensor, got {target.dtype}")
         if isinstance(target, nn.parameter.UninitializedParameter) or target.dim() < 2:
-            raise ValueError("expected a weight of shape (out, in, *kernel), at least 2 dimensions")
+            raise ValueError("expected a weight of shape (out, in, ...), at least 2 dimensions")
         if target.numel() and not target.is_meta:
             size = tuple(target.shape)
             with torch.no_grad():
