@@ -36,13 +36,14 @@ def on_all_cases(cure: Cure) -> set[str]:
             assert torch.equal(torch.get_rng_state(), random), case.name
         else:
             applied.add(case.name)
-            _still_runs(case, after, batch, loss)
+            still_runs(case, after, batch, loss)
             _keeps(case, model, after)
         assert state.of_model(model) == before, case.name
     return applied
 
 
-def _still_runs(case: Case, model: nn.Module, batch: Any, loss: Any) -> None:
+def still_runs(case: Case, model: nn.Module, batch: Any, loss: Any) -> None:
+    """Whether a treated network of a case has a finite loss, as far as the case itself has."""
     if case.error is not None:  # no loss can be had of it
         return
     with warnings.catch_warnings():
@@ -89,4 +90,4 @@ def same_elsewhere(model: nn.Module, x: Tensor) -> None:
         assert not shared & {p.data_ptr() for p in other.parameters()}
 
 
-__all__ = ["call", "first_batch", "on_all_cases", "same_elsewhere", "treated"]
+__all__ = ["call", "first_batch", "on_all_cases", "same_elsewhere", "still_runs", "treated"]

@@ -190,15 +190,17 @@ class _Search:
         self.start, self.r, self.narrow = start, r, narrow
         self.c = start.shape[2]
         self.most = min(narrow, LARGEST * self.c, max(self.c, CAREFUL))
-        self.done = self.seen = 0
+        self.done = self.seen = self.left = 0
         self.before: Tensor | None = None
         self.changes: list[Tensor] = []
 
     def exact(self, basis: Tensor) -> bool:
         """Whether the sweep that was just made, from this basis, has seen all of J."""
         self.done += 1
-        # a whole end, or, the second time, as many columns as the narrowest place has elements
-        self.seen = self.seen + 1 if basis.shape[2] >= self.narrow else 0
+        # a whole end, or, the second time, as many columns as the narrowest place has elements, or
+        # as those have left of it
+        whole = basis.shape[2] >= (self.left if self.seen else self.narrow)
+        self.seen = self.seen + 1 if whole else 0
         return basis.shape[1] == basis.shape[2] or self.seen > 1
 
     def unfinished(self, A: Graded, values: Tensor) -> Tensor:
@@ -223,6 +225,7 @@ class _Search:
         Returns:
             (batch, n, c or more), singular vectors first, the largest before all.
         """
+        self.left = X.shape[2]
         if left is None:
             return torch.linalg.qr(X)[0]
         V = X @ left

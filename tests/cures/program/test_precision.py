@@ -46,4 +46,5 @@ def test_updates_that_were_rounded_away_are_kept():
     after = float32_weights.treat(before, batch)
     made = after.optimizer.build(after.model)
     found = sp.diagnose(after.model, again(prepared(after, batch)), loss, optimizer=made).findings
-    assert "SP211" not in {f.code for f in found}
+    # what is left to say is that 1e-5 is slow; no update is lost any more
+    assert "share of weights" not in {f.unit for f in found if f.code == "SP211"}

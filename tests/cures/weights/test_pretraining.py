@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.cases import CASES, plain_loss
+from tests.cases import CASES
+from tests.cures.everywhere import still_runs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -96,9 +96,7 @@ def test_every_case_runs_after_it_or_is_refused_in_a_sentence():
                 said.append(str(error))
                 continue
             if case.health != "odd":
-                value = plain_loss(new, batch, loss)
-                value.backward()
-                assert math.isfinite(float(value.detach())), case.name
+                still_runs(case, new, batch, loss)
                 done += 1
     assert done > 5
     assert all(len(sentence) > 15 for sentence in said)
