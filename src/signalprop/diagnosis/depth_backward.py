@@ -122,7 +122,14 @@ def _factor(nats: float) -> str:
     "SP102",
     "Error signal explodes with depth",
     needs=("deltas",),
-    cures=("he-init", "normalise", "residual-scaling", "clip-gradient", "lower-learning-rate"),
+    cures=(
+        "he-init",
+        "normalise",
+        "residual-scaling",
+        "swap-activation",
+        "clip-gradient",
+        "lower-learning-rate",
+    ),
 )
 def exploding(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Finding]:
     """The error signal grows on its way back, so that the first layers take every update.
@@ -138,7 +145,8 @@ def exploding(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Finding]:
 
     How to cure it:
         Smaller initial weights; residual branches scaled by 1/sqrt(depth) or from zero;
-        normalisation inside the branches of residual blocks. BatchNorm without skips makes it worse
+        normalisation inside the branches of residual blocks; an activation whose slope is bounded.
+        BatchNorm without skips makes it worse
         (a factor 1.21 per ReLU layer, Yang et al. 2019).
 
     Yields:

@@ -69,7 +69,7 @@ def activations_vanish(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Fin
 @rule(
     "SP105",
     "Activations explode with depth",
-    cures=("he-init", "lsuv", "normalise", "residual-scaling"),
+    cures=("he-init", "lsuv", "normalise", "residual-scaling", "swap-activation"),
 )
 def activations_explode(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Finding]:
     """The activations grow beyond any scale on their way up.
@@ -85,7 +85,7 @@ def activations_explode(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Fi
 
     How to cure it:
         Smaller initial weights, residual branches scaled by 1/sqrt(depth) or from zero,
-        normalisation.
+        normalisation, an activation that grows no faster than its input.
 
     Yields:
         One finding, at the largest activation.

@@ -175,7 +175,11 @@ def _ran(trace: Trace, path: str) -> bool:
 # ---- SP202 -----------------------------------------------------------------------------------
 
 
-@rule("SP202", "First value that is not finite", cures=("clean-data", "guard-operation", "float32"))
+@rule(
+    "SP202",
+    "First value that is not finite",
+    cures=("clean-data", "guard-operation", "float32", "swap-activation", "normalise", "he-init"),
+)
 def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Finding]:
     """A nan or an infinity reaches the loss or the gradients; this is where it begins.
 
@@ -197,8 +201,8 @@ def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Findin
     How to cure it:
         Remove or fill in missing values in the data. Guard the operation: log(x + eps),
         sqrt(x + eps), division by a sum that can be zero, softmax over a row that is masked
-        everywhere. On overflow lower the scale (initialisation, normalisation) or keep that part
-        in float32.
+        everywhere. On overflow keep that part in float32, or lower the scale: initialisation,
+        normalisation, an activation that does not grow like exp.
 
     Yields:
         One finding, for the first place.
@@ -314,7 +318,7 @@ def _forward(evidence: Evidence, headroom: float) -> tuple[str, str, tuple[str, 
         told += f"; the site before it, {quoted(before.name)}, is finite"
         told += f" (rms {before.activation.rms:.3g})"
     if _overflows(site, before, headroom):
-        return site.name, f"{told}. It overflows {site.dtype}.", ("float32", "guard-operation")
+        return site.name, f"{told}. It overflows {site.dtype}.", _against_overflow(site)
     return site.name, f"{told}.", ("guard-operation",)
 
 
@@ -325,6 +329,14 @@ def _overflows(site: Site, before: Site | None, headroom: float) -> bool:
     if site.op == "exp":
         return True
     return before is not None and before.activation.rms > headroom * torch.finfo(dtype).max
+
+
+def _against_overflow(site: Site) -> tuple[str, ...]:
+    if site.dtype in ("float16", "bfloat16"):
+        return ("float32", "guard-operation")
+    # no wider type helps for long: what grows like this has to be smaller
+    scale = ("swap-activation", "normalise") if site.op == "exp" else ("normalise", "he-init")
+    return (*scale, "guard-operation")
 
 
 def _bad_buffer(evidence: Evidence, path: str) -> str | None:

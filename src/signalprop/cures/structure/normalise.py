@@ -37,7 +37,7 @@ class LastBatchNorm(nn.BatchNorm1d):
     "normalise",
     treats=(
         *("SP101", "SP102", "SP103", "SP104", "SP105", "SP106", "SP108", "SP109", "SP110"),
-        *("SP111", "SP112", "SP113", "SP116", "SP117"),
+        *("SP111", "SP112", "SP113", "SP116", "SP117", "SP202"),
     ),
     changes="model with data",
 )

@@ -31,7 +31,7 @@ from signalprop.nets._weights import CONVOLUTIONS, TRANSPOSED, Fill, orthonormal
 
 @cure(
     "he-init",
-    treats=("SP101", "SP102", "SP103", "SP104", "SP105", "SP110", "SP114"),
+    treats=("SP101", "SP102", "SP103", "SP104", "SP105", "SP110", "SP114", "SP202"),
     changes="model with data",
 )
 def he_init(
