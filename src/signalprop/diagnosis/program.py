@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from signalprop.diagnosis.program_finite import FINITE_RULES
 from signalprop.diagnosis.program_gradient import GRADIENT_RULES
 from signalprop.diagnosis.program_output import OUTPUT_RULES
 from signalprop.diagnosis.program_rate import RATE_RULES
@@ -15,6 +16,7 @@ PROGRAM_RULES: tuple[Rule, ...] = tuple(
     sorted(
         (
             *GRADIENT_RULES,
+            *FINITE_RULES,
             *SQUASHED_RULES,
             *OUTPUT_RULES,
             *TARGET_RULES,

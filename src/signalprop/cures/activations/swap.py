@@ -38,7 +38,11 @@ _NAMES = {
 }  # fmt: skip
 
 
-@cure("swap-activation", treats=("SP101", "SP102", "SP105", "SP111", "SP202"), changes="model with data")
+@cure(
+    "swap-activation",
+    treats=("SP101", "SP102", "SP105", "SP111", "SP202"),
+    changes="model with data",
+)
 def swap_activation(
     model: nn.Module,
     data: Any,

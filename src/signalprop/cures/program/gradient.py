@@ -13,7 +13,8 @@ from signalprop.cures.program.seen import again, prepared
 from signalprop.cures.surgery import copied
 from signalprop.cures.training import Training
 from signalprop.diagnosis.evidence import Evidence
-from signalprop.diagnosis.program_gradient import not_finite, unused
+from signalprop.diagnosis.program_finite import not_finite
+from signalprop.diagnosis.program_gradient import unused
 from signalprop.diagnosis.rule import NotApplicable
 
 
