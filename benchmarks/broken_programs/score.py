@@ -128,10 +128,12 @@ def summary(found: list[Row]) -> dict[str, tuple[int, int]]:
         count(f"{name}: false alarm at the start, of those that train well", well, _at("start"))
         count(f"{name}: false alarm early, of those that train well", well, _at("early"))
         count(f"{name}: alarm, of those that do not", [r for r in group if not r.well], Row.alarmed)
-    judged = [(r, repaired(r, found)) for r in sick if "metric" in r.result.get("cure", {})]
-    known = [verdict for _, verdict in judged if verdict is not None]
+    cured = [r for r in sick if "metric" in r.result.get("cure", {})]
+    known = [v for r in cured if (v := repaired(r)) is not None]
     if known:
         counts["sick: repaired"] = sum(known), len(known)
+        some = [v for r in cured if mends(r, found) and (v := repaired(r)) is not None]
+        counts["sick that the fix makes better here: repaired"] = sum(some), len(some)
     return counts
 
 
@@ -159,12 +161,11 @@ def _fixed(row: Row, found: list[Row]) -> Row | None:
     return next((r for r in found if r.key == key), None)
 
 
-def repaired(row: Row, found: list[Row]) -> bool | None:
+def repaired(row: Row) -> bool | None:
     """Whether the cure of a sick program is as good as its fix, measured here or published."""
-    fixed = _fixed(row, found)
-    wanted = row.case.target if fixed is None else fixed.result["metric"]
-    lower = row.case.metric == "loss"
-    return repair.repaired(row.result["cure"]["metric"], wanted, lower_is_better=lower)
+    cure = row.result["cure"]
+    wanted = row.case.target if cure.get("wanted") is None else cure["wanted"]
+    return repair.repaired(cure["metric"], wanted, lower_is_better=row.case.metric == "loss")
 
 
 def show(

@@ -285,6 +285,8 @@ class TestWhole:
             stderr=subprocess.PIPE,
             text=True,
             env=ENVIRONMENT,
+            # a shell's background jobs start with the signal ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         limit = time.monotonic() + 60
         while not list(folder.glob("kept/leg-*.pkl")) and time.monotonic() < limit:

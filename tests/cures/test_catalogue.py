@@ -190,6 +190,7 @@ def nets():
     yield Recurrent(nn.LSTM), steps
     yield Recurrent(nn.GRU), steps
     yield nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(108, 4)), images
+    yield nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), rows
 
 
 @pytest.mark.parametrize(

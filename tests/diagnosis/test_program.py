@@ -21,7 +21,7 @@ def seen(case):
 
 
 def test_codes():
-    assert [r.rule.code for r in PROGRAM_RULES] == [f"SP{n}" for n in range(201, 214)]
+    assert [r.rule.code for r in PROGRAM_RULES] == [f"SP{n}" for n in range(201, 216)]
 
 
 @pytest.mark.parametrize("rule", PROGRAM_RULES, ids=lambda r: r.rule.code)

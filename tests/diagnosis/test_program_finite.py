@@ -82,6 +82,28 @@ def test_overflow_is_named():
     assert "overflows float16" in found.explanation
 
 
+class Exponential(nn.Module):
+    def forward(self, x):
+        return torch.exp(x)
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return x / (x > 0).float()
+
+
+def test_growth_like_exp_is_cured_by_another_activation():
+    hidden = [m for _ in range(4) for m in (nn.Linear(WIDTH, WIDTH), Exponential())]
+    for m in hidden[::2]:
+        nn.init.constant_(m.weight, 0.5)
+    found = first(nn.Sequential(*hidden, nn.Linear(WIDTH, 5)), features(), labels())
+    assert "overflows float32" in found.explanation
+    assert found.cures[0] == "swap-activation"
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Halves(), nn.Linear(WIDTH, 5))
+    divided = first(model, features(), labels())
+    assert divided.cures == ("guard-operation",)
+
+
 def test_in_the_loss():
     found = first(mlp(1), features(), features()[:, :1], lambda o, t: (o - o).abs().log().mean())
     assert found.sites == ("loss",)

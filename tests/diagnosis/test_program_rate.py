@@ -275,7 +275,7 @@ def test_crawls_far_below_the_bound():
     slow = {"rate": 1e-5, "update_ratio": ratios, "decrease": 5e-6}
     (found,) = rated(rate_too_small, **slow)
     assert found.value == pytest.approx(5e-6 / 1.6)
-    assert found.cures == ("raise-learning-rate",)
+    assert found.cures == ("raise-learning-rate", "adam")
     # 0.9 of momentum is ten times the rate
     assert rated(rate_too_small, **slow, optimizer={"momentum": 0.9}) == []
 

@@ -6,6 +6,7 @@ measured on what all others have left.
 
 from __future__ import annotations
 
+from signalprop.cures.activations.add import add_activations
 from signalprop.cures.activations.swap import (
     leaky_activation,
     self_normalize,
@@ -69,7 +70,7 @@ CURES: tuple[Cure, ...] = (
     add_outputs, scale_targets,
     # structure: what replaces modules before what is put around them
     lstm, gru, group_norm, input_batchnorm, residual, highway, normalise,
-    swap_activation, leaky_activation, shaped_activation, self_normalize,
+    add_activations, swap_activation, leaky_activation, shaped_activation, self_normalize,
     # weights: all of them, then single ones
     he_init, glorot_init, lecun_init, orthogonal_init, delta_orthogonal_init, critical_init,
     reinitialise, lsuv, smaller_init, residual_scaling, rezero,

@@ -69,7 +69,7 @@ def activations_vanish(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Fin
 @rule(
     "SP105",
     "Activations explode with depth",
-    cures=("he-init", "lsuv", "normalise", "residual-scaling", "swap-activation"),
+    cures=("he-init", "lsuv", "normalise", "residual-scaling", "swap-activation", "self-normalize"),
 )
 def activations_explode(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Finding]:
     """The activations grow beyond any scale on their way up.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from signalprop.diagnosis.program_finite import FINITE_RULES
 from signalprop.diagnosis.program_gradient import GRADIENT_RULES
+from signalprop.diagnosis.program_linear import LINEAR_RULES
 from signalprop.diagnosis.program_output import OUTPUT_RULES
 from signalprop.diagnosis.program_rate import RATE_RULES
+from signalprop.diagnosis.program_reach import REACH_RULES
 from signalprop.diagnosis.program_squashed import SQUASHED_RULES
 from signalprop.diagnosis.program_state import STATE_RULES
 from signalprop.diagnosis.program_symmetry import SYMMETRY_RULES
@@ -23,6 +25,8 @@ PROGRAM_RULES: tuple[Rule, ...] = tuple(
             *RATE_RULES,
             *STATE_RULES,
             *SYMMETRY_RULES,
+            *REACH_RULES,
+            *LINEAR_RULES,
         ),
         key=lambda judge: judge.rule.code,
     )

@@ -17,7 +17,15 @@ from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
 @rule(
     "SP202",
     "First value that is not finite",
-    cures=("clean-data", "guard-operation", "float32", "swap-activation", "normalise", "he-init"),
+    cures=(
+        "clean-data",
+        "guard-operation",
+        "float32",
+        "swap-activation",
+        "self-normalize",
+        "normalise",
+        "he-init",
+    ),
 )
 def not_finite(evidence: Evidence, *, headroom: float = 1e-3) -> Iterator[Finding]:
     """A nan or an infinity reaches the loss or the gradients; this is where it begins.
@@ -167,14 +175,28 @@ def _overflows(site: Site, before: Site | None, headroom: float) -> bool:
         return False
     if site.op == "exp":
         return True
-    return before is not None and before.activation.rms > headroom * torch.finfo(dtype).max
+    if before is None:
+        return False
+    size, largest = before.activation.rms, torch.finfo(dtype).max
+    # a fifth of ln(largest) is a small number for anything but what grows as exp does
+    return size > (0.2 * math.log(largest) if _steep(site) else headroom * largest)
+
+
+def _steep(site: Site) -> bool:
+    """Whether numbers came to infinity in one step, and neither by weights nor by a division."""
+    divided = site.op in ("div", "true_divide", "reciprocal", "rsqrt", "log")
+    return site.activation.mean == math.inf and site.kind != "weights" and not divided
 
 
 def _against_overflow(site: Site) -> tuple[str, ...]:
     if site.dtype in ("float16", "bfloat16"):
         return ("float32", "guard-operation")
     # no wider type helps for long: what grows like this has to be smaller
-    scale = ("swap-activation", "normalise") if site.op == "exp" else ("normalise", "he-init")
+    scale = (
+        ("swap-activation", "self-normalize", "normalise")
+        if _steep(site)
+        else ("normalise", "he-init")
+    )
     return (*scale, "guard-operation")
 
 

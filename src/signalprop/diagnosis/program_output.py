@@ -97,8 +97,8 @@ def unfit_output(
         At the floor are losses no more than a twentieth of the loss with other samples' targets
         above the smallest one: those of samples that are fitted perfectly, masked, or on the good
         side of a hinge.
-        `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by squared
-        error on targets that are all 0 or 1, and a ReLU output that is zero everywhere.
+        `binary_cross_entropy` is given numbers outside 0..1. As a tip: a sigmoid trained by a
+        regression loss on targets that are all 0 or 1, and a ReLU output that is zero everywhere.
 
     Why it matters:
         What lies outside the range cannot be learned, and where the activation is flat no error
@@ -159,10 +159,11 @@ def _lost(evidence: Evidence, lost: float, most: float, mute: float) -> Finding 
         return None
     early = evidence.optimizer is not None and evidence.optimizer.fresh
     early = early and silent_share(evidence.trace) <= mute and facts.lost <= most
+    binary = ("use-bce-with-logits", "remove-output-activation")
     cures = {
         "softmax": ("use-cross-entropy", "remove-output-activation"),
-        "sigmoid": ("use-bce-with-logits", "remove-output-activation"),
-        "hardsigmoid": ("use-bce-with-logits", "remove-output-activation"),
+        "sigmoid": binary,
+        "hardsigmoid": binary,
     }
     return finding(
         unfit_output,
@@ -176,7 +177,7 @@ def _lost(evidence: Evidence, lost: float, most: float, mute: float) -> Finding 
             f"{facts.loss:.3g} on average, but their error signal is exactly zero."
         ),
         severity="tip" if early else "issue",
-        cures=cures.get(site.op, ("remove-output-activation",)),
+        cures=cures.get(site.op, binary if scores else ("remove-output-activation",)),
     )
 
 
@@ -299,9 +300,9 @@ def _floored(call: LossCall, lowest: float, floor: float, told: str) -> Finding:
 
 def _regression(trace: Trace, call: LossCall, margin: float) -> Finding | None:
     target = call.target
-    if call.op not in REGRESSION or target is None or call.site_op not in RANGES:
+    if call.op not in REGRESSION or target is None or not target.finite or target.std == 0:
         return None
-    if not target.finite or target.std == 0:
+    if call.site_op not in RANGES:
         return None
     low, high = RANGES[call.site_op or ""]
     below, above = (low - target.low) / target.std, (target.high - high) / target.std
@@ -322,7 +323,7 @@ def _regression(trace: Trace, call: LossCall, margin: float) -> Finding | None:
     site = trace.sites[call.site] if call.site else None
     if call.site_op in ("relu", "relu6") and site is not None:
         return _silent(site)
-    if call.site_op == "sigmoid" and call.op == "mse_loss" and _binary(call):
+    if call.site_op == "sigmoid" and _binary(call):
         return finding(
             unfit_output,
             sites=place(call),
@@ -330,8 +331,8 @@ def _regression(trace: Trace, call: LossCall, margin: float) -> Finding | None:
             unit="share of targets that are 1, the others being 0",
             threshold=0.0,
             explanation=(
-                f"{output(call)} is a sigmoid, trained by squared error on targets that are 0 "
-                "or 1: where it is sure and wrong the error signal vanishes; use cross-entropy."
+                f"{output(call)} is a sigmoid, trained by {call.op} on targets that are 0 or 1: "
+                "where it is sure and wrong the error signal vanishes; use cross-entropy."
             ),
             severity="tip",
             cures=("use-bce-with-logits",),

@@ -247,7 +247,7 @@ def _rehearsed(evidence: Evidence) -> tuple[Learning, OptimizerFacts]:
     "Learning rate too small to move the weights",
     needs=("learning", "optimizer"),
     wants=("sharpness",),
-    cures=("raise-learning-rate", "float32-weights"),
+    cures=("raise-learning-rate", "adam", "float32-weights"),
 )
 def rate_too_small(
     evidence: Evidence,
@@ -367,7 +367,7 @@ def rate_too_small(
                 f"{decrease / loss:.0e} of itself, and even the direction of largest curvature "
                 f"({evidence.sharpness:.3g}) needs about {1 / product:.0e} updates."
             ),
-            cures=("raise-learning-rate",),
+            cures=("raise-learning-rate", "adam"),
         )
 
 

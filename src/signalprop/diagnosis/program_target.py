@@ -360,6 +360,7 @@ def _binary(call: LossCall, margin: float) -> Finding | None:
         told += ". Turn -1 and +1 into 0 and 1 with (y + 1) / 2"
     elif target.whole:
         told += ". Class numbers of more than two classes need cross_entropy"
+    several = target.whole and target.low >= 0 and target.high > 1
     return finding(
         labels_out_of_range,
         sites=place(call),
@@ -367,7 +368,7 @@ def _binary(call: LossCall, margin: float) -> Finding | None:
         unit="target",
         threshold=0 if target.low < 0 else 1,
         explanation=told + ".",
-        cures=("use-zero-one-labels",),
+        cures=(*(("add-outputs",) if several else ()), "use-zero-one-labels"),
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from signalprop.cures.cure import DoesNotApply
 from signalprop.cures.program import outputs
+from signalprop.cures.training import applied
 
 
 def test_old_outputs_stay():
@@ -60,3 +61,26 @@ def test_outputs_that_are_refused():
     for model, loss, data, told in cases:
         with pytest.raises(DoesNotApply, match=told):
             outputs.add_outputs.treat(training(model, loss), data)
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_one_output_and_several_classes(probabilities):
+    torch.manual_seed(0)
+    x, y = batch(3)
+    y = y.float()[:, None]
+    model = net(1)
+    if probabilities:
+        model.append(nn.Sigmoid())
+    loss = nn.BCEWithLogitsLoss()
+    given = (lambda p, t: loss(p.logit(), t)) if probabilities else loss
+    after = outputs.add_outputs.treat(training(model, given), (x, y))
+    scores = after.model(x)
+    assert scores.shape == (24, 3)
+    assert scores.sum(1).std() > 0.01  # logits
+    _, _, numbers = applied(after.prepare, ((x,), {}, y))
+    assert torch.equal(numbers, y.flatten().long())
+    assert float(after.loss(scores, numbers).detach()) < 2
+    assert torch.allclose(applied(after.readout, scores).sum(1), torch.ones(24))
+    assert "target = target.flatten().long()" in after.lines
+    with pytest.raises(DoesNotApply, match="more than two"):
+        outputs.add_outputs.treat(training(model, given), (x, (y > 0).float()))

@@ -69,6 +69,20 @@ def test_values():
     assert value(p, y, F.mse_loss)[1] == pytest.approx(1 - 1 / 14)
 
 
+def test_class_numbers_and_one_output():
+    """Broken, and judged as what replaces it will be."""
+    y = torch.tensor([[0.0], [1], [2], [1]])
+    of_logits = nn.BCEWithLogitsLoss()
+    assert value(torch.tensor([[-3.0], [2], [5], [1]]), y, of_logits) == ("accuracy", 0.75)
+
+    def of_probabilities(p, t):
+        return (-t * p.log() - (1 - t) * (1 - p).log()).mean()
+
+    assert value(torch.tensor([[0.1], [0.9], [0.9], [0.4]]), y, of_probabilities)[1] == 0.5
+    assert value(y, y, F.mse_loss) == ("R2", 1.0)
+    assert value(y, y, F.poisson_nll_loss) == ("R2", 1.0)
+
+
 def test_without_a_target_the_loss_counts():
     assert infer(torch.tensor(3.0), None, None).name == "minus the loss"
     assert infer(torch.zeros(4, 2), torch.zeros(4, 7), F.mse_loss).name == "minus the loss"

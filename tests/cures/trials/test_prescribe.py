@@ -67,10 +67,11 @@ def test_candidates():
         finding("SP206", "normalise-inputs", "input-batchnorm"),
     ]
     made = names(prescribe(found, CATALOGUE))
-    assert made[0] in ("normalise-inputs+he-init",)  # the tip is not in it
-    assert sorted(made[1:3]) == ["he-init", "normalise-inputs"]
-    assert made[3] == "leaky-activation"
-    assert set(made[4:]) == {"residual", "input-batchnorm"}
+    assert made[0] == "normalise-inputs+he-init"  # of the issues
+    assert made[1] == "normalise-inputs+leaky-activation+he-init"  # of all
+    assert sorted(made[2:4]) == ["he-init", "normalise-inputs"]
+    assert made[4] == "leaky-activation"
+    assert set(made[5:]) == {"residual", "input-batchnorm"}
     assert names(prescribe(found, CATALOGUE, most=2)) == made[:2]
     assert prescribe([], CATALOGUE) == []
 
@@ -80,3 +81,8 @@ def test_first_cures_of_one_family_are_no_combination():
     assert sorted(names(prescribe(found, CATALOGUE))) == ["critical-init", "he-init"]
     same = [finding("SP101", "he-init"), finding("SP104", "he-init")]
     assert names(prescribe(same, CATALOGUE)) == ["he-init"]
+
+
+def test_issues_and_tips_together_where_there_is_one_of_each():
+    found = [finding("SP211", "adam"), finding("SP215", "add-activations", severity="tip")]
+    assert names(prescribe(found, CATALOGUE))[0] == "add-activations+adam"

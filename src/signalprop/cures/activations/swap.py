@@ -163,7 +163,7 @@ def shaped_activation(
 
 @cure(
     "self-normalize",
-    treats=("SP101", "SP104", "SP106", "SP107", "SP112", "SP114"),
+    treats=("SP101", "SP104", "SP105", "SP106", "SP107", "SP112", "SP114", "SP202"),
     changes="model with data",
 )
 def self_normalize(model: nn.Module, data: Any, *, inplace: bool = False) -> nn.Module:

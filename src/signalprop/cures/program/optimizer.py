@@ -45,7 +45,7 @@ def rebuild_optimizer(training: Training, data: Any) -> Training:
     return training.rebuilt(replace(recipe, left_out=missing).whole())
 
 
-@cure("adam", treats=("SP101", "SP103"), changes="settings")
+@cure("adam", treats=("SP101", "SP103", "SP211"), changes="settings")
 def adam(training: Training, data: Any, *, lr: float = 1e-3) -> Training:
     """Train with Adam, which divides every gradient by its own size (Kingma & Ba 2015).
 

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from signalprop.capture.observe import unwrapped
 from signalprop.cures.cure import DoesNotApply, cure
-from signalprop.cures.program.ends import CLASSED
+from signalprop.cures.program.ends import CLASSED, end_of, instead, without
 from signalprop.cures.program.seen import Look, look
+from signalprop.cures.program.steps import Cast, Shaped
 from signalprop.cures.surgery import copied
 from signalprop.cures.training import Training
+from signalprop.diagnosis.program_target import UNIT_TARGETS
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -22,6 +24,8 @@ def add_outputs(training: Training, data: Any) -> Training:
     """Widen the last layer to hold every label of the batch; its old rows stay.
 
     The new rows are drawn as torch draws those of a new layer, U(-1/sqrt(fan in), 1/sqrt(fan in)).
+    A single output that is trained by binary cross-entropy on numbers of more than two classes gets
+    one for every class, without its sigmoid, and cross_entropy.
 
     Args:
         training: the network and how it is trained.
@@ -36,6 +40,8 @@ def add_outputs(training: Training, data: Any) -> Training:
     seen = look(training, data)
     scores, y = seen.scores, seen.target
     op = seen.call.op if seen.call is not None else seen.kind
+    if op in UNIT_TARGETS:
+        return _one_for_every_class(training, seen)
     ignored = seen.call.ignored if seen.call is not None else None
     kept = y if ignored is None else y[y != ignored]
     if op not in CLASSED or y.is_floating_point() or kept.numel() == 0 or scores.ndim < 2:
@@ -53,14 +59,45 @@ def add_outputs(training: Training, data: Any) -> Training:
     weight = getattr(training.loss, "weight", None)
     if isinstance(weight, Tensor):
         raise DoesNotApply("the loss has a weight for every class; give it more of them, too")
+    line, model = _widened(training, copied(training.model), seen, classes, int(beyond.max()) + 1)
+    return training.changed(line, model=model)
+
+
+def _one_for_every_class(training: Training, seen: Look) -> Training:
+    """Instead of one output and class numbers of more than two classes."""
+    y, end = seen.target, end_of(training, seen)
+    labels = y.unique()
+    whole = bool(((labels >= 0) & (labels == labels.round())).all())
+    if not whole or int(labels.max()) < 2 or not y.numel() == seen.scores.numel() == len(y):
+        raise DoesNotApply("the labels are no numbers of more than two classes, one for a sample")
+    if end.op and end.path is None:
+        raise DoesNotApply(end.why)
+    lines, model = ["target = target.flatten().long()"], copied(training.model)
+    if end.path is not None:
+        told, model, _ = without(training, end.path)
+        lines.append(told)
+    told, model = _widened(training, model, seen, 1, int(labels.max()) + 1)
+    line, loss = instead(nn.CrossEntropyLoss, None)
+    return training.changed(
+        *lines,
+        told,
+        line,
+        model=model,
+        loss=loss,
+        prepare=(*training.prepare, Shaped(()), Cast(torch.int64)),
+        readout=(nn.Softmax(1), *training.readout),
+    )
+
+
+def _widened(
+    training: Training, model: nn.Module, seen: Look, classes: int, count: int
+) -> tuple[str, nn.Module]:
+    """The line to paste, and the model, its last layer widened in place."""
     path = _last_linear(training, seen, classes)
-    model = copied(training.model)
     layer = unwrapped(model).get_submodule(path)
-    count = int(beyond.max()) + 1
     _widen(layer, count)
     name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-    line = f"# in the model: {path or type(layer).__name__} with {name}={count}"
-    return training.changed(line, model=model)
+    return f"# in the model: {path or type(layer).__name__} with {name}={count}", model
 
 
 def _last_linear(training: Training, seen: Look, classes: int) -> str:

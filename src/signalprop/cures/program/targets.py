@@ -233,7 +233,7 @@ def _is(seen: Look, ops: frozenset[str]) -> bool:
     return (seen.call is not None and seen.call.op in ops) or seen.kind in ops
 
 
-@cure("scale-targets", treats=("SP204",), changes="settings")
+@cure("scale-targets", treats=("SP204", "SP214"), changes="settings")
 def scale_targets(training: Training, data: Any) -> Training:
     """Bring regression targets to mean 0 and standard deviation 1, or into the output's range.
 

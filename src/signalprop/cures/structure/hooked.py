@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from signalprop.cures.surgery import fitted
+
 
 class Hook:
     """A hook that stays with its module when that is copied, saved or sent to another process.
@@ -72,6 +74,23 @@ class Ahead(Hook):
             tuple(y if a is x else a for a in args),
             {k: y if a is x else a for k, a in kwargs.items()},
         )
+
+
+def attach(
+    layer: nn.Module, name: str, module: nn.Module, hook: type[Ahead | Behind], root: nn.Module
+) -> None:
+    """Make a module a submodule of a layer, with the hook that applies it.
+
+    Args:
+        layer: what it is put ahead of or behind.
+        name: its name, where it is free.
+        module: the module; it gets the layer's device, dtype and mode.
+        hook: `Ahead` or `Behind`.
+        root: the model.
+    """
+    name = free_name(layer, name)
+    layer.add_module(name, fitted(module, layer, root))
+    hook(name).put(layer)
 
 
 def free_name(module: nn.Module, wanted: str) -> str:

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from signalprop.cures.cure import DoesNotApply, cure
 from signalprop.cures.structure.flow import Call, Flow, flow, spatial
-from signalprop.cures.structure.hooked import Ahead, Behind, free_name
-from signalprop.cures.surgery import copied, fitted, operate
+from signalprop.cures.structure.hooked import Ahead, Behind, attach
+from signalprop.cures.surgery import copied, operate
 from signalprop.errors import SignalpropError
 
 Norm = Literal["auto", "batch", "layer", "group"]
@@ -97,7 +97,7 @@ def normalise(
     root = model if inplace else copied(model)
     modules = dict(root.named_modules())
     for path, norm in new.items():
-        _attach(modules[path], "norm", norm, Behind, root)
+        attach(modules[path], "norm", norm, Behind, root)
     return root
 
 
@@ -205,18 +205,8 @@ def input_batchnorm(
     root = model if inplace else copied(model)
     modules = dict(root.named_modules())
     for path, norm in new.items():
-        _attach(modules[path], "input_norm", norm, Ahead, root)
+        attach(modules[path], "input_norm", norm, Ahead, root)
     return root
-
-
-def _attach(
-    layer: nn.Module, name: str, norm: nn.Module, hook: type[Ahead | Behind], root: nn.Module
-) -> None:
-    """Make a normalisation a submodule of its layer, with the hook that applies it."""
-    name = free_name(layer, name)
-    norm = fitted(norm, layer, root)
-    layer.add_module(name, norm)
-    hook(name).put(layer)
 
 
 def _bare(modules: dict[str, nn.Module], seen: Flow) -> list[str]:

@@ -138,6 +138,8 @@ class Bench:
         if len(names) > 1:
             failed = f"judged by {last[0].metric_name}, the untouched network by another metric"
         sampling = max((o.sampling for o in (*last, *beside)), default=0.0)
+        if not self.data.apart:  # these samples are all there are
+            sampling = 0.0
         verdict = "untouched" if name == UNTOUCHED else judged(mine, theirs, sampling)
         return Trial(
             name=name,

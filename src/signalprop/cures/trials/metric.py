@@ -25,7 +25,8 @@ class Metric:
 
     Attributes:
         name: `accuracy`, `R2`, `minus the loss`, or `score` of the user's own.
-        kind: `own`, `classes`, `one-hot`, `binary`, `signs`, `values`, `loss`.
+        kind: `own`, `classes`, `one-hot`, `binary`, `numbers` (class numbers and an output that can
+            only tell 0 from 1), `signs`, `values`, `loss`.
         threshold: output above which a binary target is taken for 1.
         score: the user's own.
     """
@@ -61,6 +62,9 @@ class Metric:
             found = output.argmax(-1) == target.argmax(-1)
             return found, torch.ones_like(found)
         found = output.reshape(target.shape) > self.threshold
+        if self.kind == "numbers":
+            found = found == target
+            return found, torch.ones_like(found)
         return found == (target > (0 if self.kind == "signs" else 0.5)), torch.ones_like(found)
 
     def value(self, sums: Tensor) -> float:
@@ -136,7 +140,25 @@ def infer(output: Any, target: Any, loss: Loss, score: Score | None = None) -> M
     if values in ({0.0, 1.0}, {-1.0, 1.0}):
         logits = -1.0 in values or _takes_logits(loss, tensor, target)
         return Metric("accuracy", "signs" if -1.0 in values else "binary", 0.0 if logits else 0.5)
+    threshold = _binary_threshold(loss, tensor, target)
+    if threshold is not None and bool(((y >= 0) & (y == y.round())).all()):
+        return Metric("accuracy", "numbers", threshold)
     return Metric("R2", "values")
+
+
+def _binary_threshold(loss: Loss, output: Tensor, target: Tensor) -> float | None:
+    """Where a binary cross-entropy's output tells 0 from 1; None of another loss."""
+    if loss is None:
+        return None
+    ones = torch.ones_like(target)
+    for threshold, far, nats in ((0.5, 0.1, -math.log(0.1)), (0.0, -2.0, math.log1p(math.exp(2)))):
+        try:
+            values = [float(loss(torch.full_like(output, v), ones)) for v in (threshold, far)]
+        except Exception:  # it takes no such numbers
+            continue
+        if values[0] > 0 and math.isclose(values[1] / values[0], nats / math.log(2), rel_tol=1e-3):
+            return threshold
+    return None
 
 
 def _takes_logits(loss: Loss, output: Tensor, target: Tensor) -> bool:

@@ -17,9 +17,9 @@ FAMILIES: tuple[frozenset[str], ...] = tuple(
     for names in (
         # weights
         "he-init glorot-init lecun-init orthogonal-init delta-orthogonal-init critical-init lsuv "
-        "smaller-init reinitialise shaped-activation self-normalize",
+        "smaller-init reinitialise shaped-activation self-normalize add-activations",
         # activations
-        "swap-activation leaky-activation shaped-activation self-normalize",
+        "add-activations swap-activation leaky-activation shaped-activation self-normalize",
         # skips, which shaped and self-normalising networks do without
         "residual highway shaped-activation self-normalize",
         # normalisation, which self-normalising networks do without
@@ -44,9 +44,9 @@ def prescribe(
 ) -> list[Candidate]:
     """Candidates for what was found, the likeliest first.
 
-    Where there are several findings, first all of their first cures together; then single cures:
-    the first of every finding, then the second of every finding, and so on. Issues come before
-    tips, causes before consequences.
+    Where there are several findings, first all of their first cures together, those of the issues
+    and then those of all; then single cures: the first of every finding, then the second of every
+    finding, and so on. Issues come before tips, causes before consequences.
 
     Args:
         findings: of a diagnosis.
@@ -61,12 +61,11 @@ def prescribe(
     ranks = itertools.chain.from_iterable(itertools.zip_longest(*named))
     single = dict.fromkeys(cure for cure in ranks if cure is not None)
     candidates: list[Candidate] = [(cure,) for cure in single]
-    first = [cures[0] for cures, f in zip(named, ordered, strict=True)
-             if cures and f.severity == "issue"]  # fmt: skip
-    combined = together(first, catalogue)
-    if len(combined) > 1:
-        candidates.insert(0, combined)
-    return candidates[:most]
+    first = [(cures[0], f.severity) for cures, f in zip(named, ordered, strict=True) if cures]
+    issues = together([cure for cure, severity in first if severity == "issue"], catalogue)
+    everything = together([cure for cure, _ in first], catalogue)
+    combined = dict.fromkeys(c for c in (issues, everything) if len(c) > 1)
+    return [*combined, *candidates][:most]
 
 
 def together(cures: Sequence[Cure], catalogue: Mapping[str, Cure]) -> Candidate:
