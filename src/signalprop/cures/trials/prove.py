@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from signalprop.cures.trials.engine import engine as engine_of
 from signalprop.cures.trials.metric import Score
 from signalprop.cures.trials.prescribe import Candidate, prescribe, together
 from signalprop.cures.trials.race import UNTOUCHED, Tell
-from signalprop.cures.trials.result import Trials
+from signalprop.cures.trials.result import MANY, Trials
 from signalprop.cures.trials.store import Store, fingerprint
 from signalprop.diagnosis.engine import diagnose
 from signalprop.diagnosis.finding import Diagnosis, Finding
@@ -170,7 +171,7 @@ def _result(bench: Bench, before: Diagnosis, complete: bool, notes: tuple[str, .
     best = bench.best()
     first = bench.entrants[UNTOUCHED].track.outcomes[-1][0]
     cured = None if best is None else best.trainings[0]
-    return Trials(
+    made = Trials(
         model=type(bench.bases[0].model).__name__,
         metric=first.metric_name or next(
             (o.metric_name for e in bench.entrants.values() for leg in e.track.outcomes
@@ -187,6 +188,15 @@ def _result(bench: Bench, before: Diagnosis, complete: bool, notes: tuple[str, .
         complete=complete,
         notes=notes,
     )  # fmt: skip
+    return replace(made, notes=(*notes, _more_seeds(made))) if made.unsteady else made
+
+
+def _more_seeds(trials: Trials) -> str:
+    low, high = min(trials.untouched.metric), max(trials.untouched.metric)
+    return (
+        f"the untouched network comes to {low:.2f} with one seed and to {high:.2f} with another; "
+        f"{len(trials.seeds)} seeds cannot tell a cure from luck there, {MANY} or more can"
+    )
 
 
 def _candidates(

@@ -17,6 +17,8 @@ Verdict = Literal["helps", "better", "no difference", "worse", "failed", "untouc
 
 #: seeds below which nothing is proved
 PROOF = 3
+#: seeds from which on the mean gain decides alone, whatever a single one does
+MANY = 6
 #: a gain smaller than this is none: half a point of accuracy
 LEAST = 0.005
 
@@ -84,8 +86,8 @@ def judged(
             seeds share.
 
     Returns:
-        `helps` where it is better with each of at least three seeds and the mean gain is more than
-        twice its standard error and than LEAST.
+        `helps` where the mean gain over at least three seeds is more than twice its standard error
+        and than LEAST, and, of fewer than MANY, it is better with each.
     """
     if not all(map(math.isfinite, metric)):
         return "failed"
@@ -101,7 +103,7 @@ def judged(
         return "no difference"
     if mean < 0:
         return "worse"
-    if min(gains) <= 0:
+    if min(gains) <= 0 and len(gains) < MANY:
         return "no difference"
     return "helps" if len(metric) >= PROOF else "better"
 
@@ -145,6 +147,24 @@ class Trials(Viewable):
         """The best candidate that helps; None where nothing does."""
         good = ("helps", "better")
         return next((t for t in self.trials if t.verdict in good and not t.stopped), None)
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether nothing is proved as the untouched network learns with some seeds only.
+
+        A candidate then does well where the untouched network does not, and hardly worse elsewhere:
+        more seeds can tell whether that is luck.
+        """
+        plain = self.untouched.metric
+        width = max(plain) - min(plain)
+        if self.best is not None or not math.isfinite(width) or len(plain) >= MANY:
+            return False
+        return any(
+            min(t.metric) - min(plain) > width / 2
+            and min(a - b for a, b in zip(t.metric, plain, strict=True)) > -width / 10
+            for t in self.trials
+            if not t.stopped and width > LEAST and len(t.metric) == len(plain)
+        )
 
     def frame(self) -> Any:
         """One row per candidate, the untouched network last, as a pandas DataFrame."""
