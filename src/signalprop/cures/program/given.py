@@ -49,7 +49,7 @@ def batches_of(data: Any, most: int) -> Iterator[Any]:
     if is_many(data):
         yield from data[:most]
         return
-    if _is_one(data):
+    if is_one(data):
         yield data
         return
     holders = (data, getattr(data, "sampler", None))
@@ -66,8 +66,10 @@ def batches_of(data: Any, most: int) -> Iterator[Any]:
     yield from found
 
 
-def _is_one(data: Any) -> bool:
-    """Whether this is one batch."""
+def is_one(data: Any) -> bool:
+    """Whether this is one batch, rather than a list of batches or a loader."""
+    if is_many(data):
+        return False
     told = isinstance(data, (Tensor, tuple, list, Mapping)) or not isinstance(data, Iterable)
     # graph libraries have batches that can be iterated over; their tensors are attributes
     return told or batches._is_batch_object(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from signalprop.cures.program.given import is_one
 from signalprop.errors import BatchError
 
 #: bytes of batches that are kept; more of a loader is not read
@@ -63,7 +63,7 @@ def read(data: Any, held_out: Any = None, *, batch_size: int | None = None, seed
     Raises:
         BatchError: there are none.
     """
-    if _one(data):
+    if is_one(data):
         count = _count(data)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         kept, left = order, order[:0]
@@ -83,7 +83,7 @@ def read(data: Any, held_out: Any = None, *, batch_size: int | None = None, seed
             judged = train[HELD_OUT - 1 :: HELD_OUT]
             train = [b for i, b in enumerate(train) if i % HELD_OUT != HELD_OUT - 1]
     if held_out is not None:
-        judged = [held_out] if _one(held_out) else _drawn(held_out)[0]
+        judged = [held_out] if is_one(held_out) else _drawn(held_out)[0]
     apart = bool(judged)
     if not apart:
         said = f"{what}; judged on what is learned from: too few to hold some out"
@@ -92,16 +92,6 @@ def read(data: Any, held_out: Any = None, *, batch_size: int | None = None, seed
     else:
         said = f"{what}; every fifth is held out and judged on"
     return Data(tuple(train), tuple((judged or train)[:JUDGED]), apart, said)
-
-
-def _one(data: Any) -> bool:
-    """Whether this is one batch rather than many."""
-    if isinstance(data, (list, tuple)) and data and not hasattr(data, "_fields"):
-        # a list of batches: each is itself a tuple or a dict of tensors with samples of its own
-        first = data[0]
-        if isinstance(data, list) and isinstance(first, (tuple, list, Mapping)):
-            return False
-    return isinstance(data, (Tensor, tuple, list, Mapping)) or not isinstance(data, Iterable)
 
 
 def _count(batch: Any) -> int:

@@ -87,7 +87,9 @@ def judged(
 
     Returns:
         `helps` where the mean gain over at least three seeds is more than twice its standard error
-        and than LEAST, and, of fewer than MANY, it is better with each.
+        and than LEAST, and, of fewer than MANY, it is better with each. A loss may be so spread out
+        where nothing is learned that its mean says little; then it counts that the worst seed is
+        better than the best without, by more than the spread of its own.
     """
     if not all(map(math.isfinite, metric)):
         return "failed"
@@ -99,13 +101,18 @@ def judged(
     mean = statistics.fmean(gains)
     spread = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
     error = math.hypot(spread, sampling)
-    if abs(mean) <= max(LEAST, 2 * error):
+    apart = min(metric) - max(untouched) > max(LEAST, 2 * sampling, _deviation(metric))
+    if abs(mean) <= max(LEAST, 2 * error) and not apart:
         return "no difference"
     if mean < 0:
         return "worse"
     if min(gains) <= 0 and len(gains) < MANY:
         return "no difference"
     return "helps" if len(metric) >= PROOF else "better"
+
+
+def _deviation(values: tuple[float, ...]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.inf
 
 
 @dataclass(frozen=True, repr=False)
