@@ -25,29 +25,6 @@ class CaseError(ValueError):
 
 
 @dataclass(frozen=True)
-class Spec:
-    """One program as Keras would read it.
-
-    Attributes:
-        layers: layer by layer, `type` and its arguments, repetitions unfolded.
-        loss: Keras's name of the loss.
-        optimizer: `name` and its arguments; Keras's defaults where one is absent.
-        batch_size: samples per update; None is all of them.
-        epochs: passes over the data, as published.
-        run: what is run instead of the published `batch_size` and `epochs`, where they are cut.
-        data: name and arguments of the data set, see `data.py`.
-    """
-
-    layers: tuple[Mapping[str, Any], ...]
-    loss: str
-    optimizer: Mapping[str, Any]
-    batch_size: int | None
-    epochs: int
-    data: Mapping[str, Any]
-    run: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Case:
     """One published program.
 
@@ -121,6 +98,7 @@ def load(folder: Path = FOLDER) -> tuple[Case, ...]:
 def _case(raw: Mapping[str, Any], means: Mapping[str, float]) -> Case:
     from benchmarks.broken_programs.faults import FAULTS
     from benchmarks.broken_programs.fixes import derive
+from benchmarks.broken_programs.spec import Spec
 
     name = raw.get("id", "a case without an id")
 

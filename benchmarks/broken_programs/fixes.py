@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchmarks.broken_programs.descriptions import Spec
+from benchmarks.broken_programs.spec import Spec
 
 WEIGHTED = ("Dense", "Conv2D")
 INITIAL = {"selu": "lecun_uniform", "relu": "he_uniform"}

@@ -13,7 +13,8 @@ import torch
 from benchmarks.broken_programs import compile as compiled
 from benchmarks.broken_programs import keras
 from benchmarks.broken_programs.data import Data, load
-from benchmarks.broken_programs.descriptions import Case, Spec, Which
+from benchmarks.broken_programs.descriptions import Case, Which
+from benchmarks.broken_programs.spec import Spec
 from torch import Tensor, nn
 
 #: a batch to be diagnosed has as many samples as the program's own, but within these

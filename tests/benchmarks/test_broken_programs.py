@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from benchmarks.broken_programs import compile as compiled
 from benchmarks.broken_programs import data, faults, fixes, keras, repair, run, score
-from benchmarks.broken_programs.descriptions import Case, CaseError, Spec, load
+from benchmarks.broken_programs.descriptions import Case, CaseError, load
 from benchmarks.broken_programs.program import Program, programs
+from benchmarks.broken_programs.spec import Spec
 from torch import nn
 
 from signalprop.diagnosis import DEFAULT_RULES
