@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from benchmarks.broken_programs.fixes import derive
+from benchmarks.broken_programs.spec import Spec
 
 Role = Literal["sick", "healthy", "no program"]
 Which = Literal["buggy", "correct"]
@@ -97,8 +100,6 @@ def load(folder: Path = FOLDER) -> tuple[Case, ...]:
 
 def _case(raw: Mapping[str, Any], means: Mapping[str, float]) -> Case:
     from benchmarks.broken_programs.faults import FAULTS
-    from benchmarks.broken_programs.fixes import derive
-from benchmarks.broken_programs.spec import Spec
 
     name = raw.get("id", "a case without an id")
 
