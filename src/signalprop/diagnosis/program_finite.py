@@ -20,6 +20,8 @@ from signalprop.diagnosis.rule import NotApplicable, Rule, finding, rule
     cures=(
         "clean-data",
         "guard-operation",
+        "use-cross-entropy",
+        "use-bce-with-logits",
         "float32",
         "swap-activation",
         "self-normalize",
@@ -234,7 +236,8 @@ def _in_loss(trace: Trace) -> tuple[str, str, tuple[str, ...]]:
     return (
         "loss",
         f"{told}. It begins in the loss: log of zero, division by zero, or overflow.",
-        ("guard-operation",),
+        # torch's own take logits, and are safe
+        ("use-cross-entropy", "use-bce-with-logits", "guard-operation"),
     )
 
 

@@ -26,7 +26,7 @@ from signalprop.diagnosis.program_output import REGRESSION, SIGMOID_INSIDE
 from signalprop.diagnosis.program_words import shape_text
 
 
-@cure("use-bce-with-logits", treats=("SP204", "SP205"), changes="training")
+@cure("use-bce-with-logits", treats=("SP202", "SP204", "SP205"), changes="training")
 def use_bce_with_logits(training: Training, data: Any) -> Training:
     """Train by binary cross-entropy on logits; sigmoid or softmax of the output goes.
 
@@ -90,7 +90,7 @@ def _binary(training: Training, seen: Look, end: End) -> Training:
     return training.changed(*lines, line, model=model, loss=loss, prepare=prepare, readout=readout)
 
 
-@cure("use-cross-entropy", treats=("SP203", "SP204", "SP205"), changes="training")
+@cure("use-cross-entropy", treats=("SP202", "SP203", "SP204", "SP205"), changes="training")
 def use_cross_entropy(training: Training, data: Any) -> Training:
     """Train classes by cross-entropy on raw scores; softmax or sigmoid of the output goes.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from signalprop.cures.program.given import is_one
 from signalprop.errors import BatchError
@@ -18,6 +18,8 @@ ROOM = 1 << 29
 HELD_OUT = 5
 #: fewer samples than this are not divided
 FEW = 50
+#: samples that a diagnosis is to see
+ENOUGH = 32
 #: batches that a candidate is judged on, at most
 JUDGED = 32
 
@@ -37,6 +39,24 @@ class Data:
     held_out: tuple[Any, ...]
     apart: bool
     said: str
+
+    def sample(self, enough: int = ENOUGH) -> Any:
+        """The first batch, or the first few as one where it is small and they can be joined."""
+        first, rows, spec = self.train[0], list[Any](), None
+        for batch in self.train:
+            leaves, own = tree_flatten(batch)
+            sizes = {len(x) for x in leaves if isinstance(x, Tensor) and x.ndim}
+            alike = all(isinstance(x, Tensor) and x.ndim for x in leaves) and len(sizes) == 1
+            same = not rows or (own == spec and _shapes(leaves) == _shapes(rows[0]))
+            if not (alike and same):
+                return first
+            rows.append(leaves)
+            spec = own
+            if sum(len(leaves[0]) for leaves in rows) >= enough:
+                break
+        if len(rows) == 1 or spec is None:
+            return first
+        return tree_unflatten([torch.cat(parts) for parts in zip(*rows, strict=True)], spec)
 
     def order(self, seed: int, steps: int) -> list[int]:
         """Which batch every update takes: all of them, then all in another order, and so on."""
@@ -92,6 +112,10 @@ def read(data: Any, held_out: Any = None, *, batch_size: int | None = None, seed
     else:
         said = f"{what}; every fifth is held out and judged on"
     return Data(tuple(train), tuple((judged or train)[:JUDGED]), apart, said)
+
+
+def _shapes(leaves: list[Any]) -> list[Any]:
+    return [(x.shape[1:], x.dtype) for x in leaves]
 
 
 def _count(batch: Any) -> int:

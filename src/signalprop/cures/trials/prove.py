@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,25 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from signalprop.capture import batch as batches
 from signalprop.capture.batch import Loss
 from signalprop.capture.sandbox import random_state
 from signalprop.cures.catalogue import CATALOGUE
 from signalprop.cures.cure import Cure
 from signalprop.cures.surgery import copied
-from signalprop.cures.training import Recipe, Training, applied
+from signalprop.cures.training import Recipe, Training
 from signalprop.cures.trials import data as trial_data
 from signalprop.cures.trials.bench import Bench
 from signalprop.cures.trials.budget import FEWEST, seconds_of, step_seconds, steps_within
 from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.engine import EngineName, cores
 from signalprop.cures.trials.engine import engine as engine_of
+from signalprop.cures.trials.findings import EARLY, diagnosed, falls_sick
 from signalprop.cures.trials.metric import Score
 from signalprop.cures.trials.prescribe import Candidate, prescribe, together
 from signalprop.cures.trials.race import UNTOUCHED, Tell
 from signalprop.cures.trials.result import MANY, Trials
 from signalprop.cures.trials.store import Store, fingerprint
-from signalprop.diagnosis.engine import diagnose
 from signalprop.diagnosis.finding import Diagnosis, Finding
 from signalprop.errors import SignalpropError
 
@@ -66,6 +64,7 @@ def cure(
 ) -> Trials:
     """Prescribe cures for what `diagnose` finds, try them, and rank them by what they bring.
 
+    A network that has no issue at its start is looked at again after 100 updates.
     Every candidate, and the network as it is, is trained with the same seeds on the same batches in
     the same order; after a quarter and a half of the updates losers are stopped. Then the best is
     diagnosed again, and what is still found is treated on top of it. A cure helps only if it is
@@ -127,11 +126,15 @@ def cure(
         models = _models(model, chosen)
         recipe = _recipe(optimizer, model if isinstance(model, nn.Module) else models[0])
         bases = [Training(m, loss, recipe) for m in models]
-        before = _diagnosed(bases[0], batches_of, batch_dim)
+        before = diagnosed(bases[0], batches_of, batch_dim)
         say = progress or (lambda done, total, what: None)
         folder = Path(resume) if resume else Path(stack.enter_context(_temporary()))
         store = Store(folder)
-        plan = list(_candidates(before.findings, cures, most))
+        found, note = before.findings, ""
+        if cures is None:
+            after = min(EARLY, budget) if isinstance(budget, int) else EARLY
+            found, note = falls_sick(bases[0], batches_of, batch_dim, before, after)
+        plan = list(_candidates(found, cures, most))
         per_step = step_seconds(bases[0], batches_of, batch_dim)
         width = workers or (1 if _on_accelerator(bases[0].model) else cores())
         steps = budget if isinstance(budget, int) else steps_within(
@@ -151,7 +154,7 @@ def cure(
             best = bench.best()
             if not complete or best is None or cures is not None:
                 break
-            again = _diagnosed(best.trainings[0], batches_of, batch_dim)
+            again = diagnosed(best.trainings[0], batches_of, batch_dim)
             more = [
                 together((*best.cures, *extra), CATALOGUE)
                 for extra in prescribe(again.findings, CATALOGUE, most=max(most // 2, 1))
@@ -160,9 +163,8 @@ def cure(
             if not plan:
                 break
             complete = bench.round(plan)
-        return _result(
-            bench, before, complete, _notes(model, chosen, batches_of, recipe, optimizer)
-        )
+        notes = _notes(model, chosen, batches_of, recipe, optimizer)
+        return _result(bench, before, complete, (*filter(None, (note,)), *notes))
 
 
 def _result(bench: Bench, before: Diagnosis, complete: bool, notes: tuple[str, ...]) -> Trials:
@@ -182,7 +184,7 @@ def _result(bench: Bench, before: Diagnosis, complete: bool, notes: tuple[str, .
         untouched=bench.untouched(),
         trials=tuple(bench.trials()),
         before=before,
-        after=None if cured is None else _diagnosed(cured, bench.data, bench.batch_dim),
+        after=None if cured is None else diagnosed(cured, bench.data, bench.batch_dim),
         cured=cured,
         rejected=bench.rejected,
         complete=complete,
@@ -229,18 +231,6 @@ def _recipe(optimizer: Optimizer | None, model: nn.Module) -> Recipe:
 
 def _plain_sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.01)
-
-
-def _diagnosed(training: Training, data: Data, batch_dim: int) -> Diagnosis:
-    """The diagnosis of a training at its start."""
-    batch = data.train[0]
-    if training.prepare:
-        read = batches.read(batch, training.model, training.loss, gradients=False)
-        args, kwargs, target = applied(training.prepare, (read.args, read.kwargs, read.target))
-        given = dict(kwargs) if kwargs else args if len(args) > 1 else args[0]
-        batch = (given, target) if read.has_target else given
-    own = copy.deepcopy(training.model)
-    return diagnose(own, batch, training.loss, training.optimizer.build(own), batch_dim=batch_dim)
 
 
 def _on_accelerator(model: nn.Module) -> bool:
