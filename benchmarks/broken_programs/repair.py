@@ -11,6 +11,7 @@ import itertools
 import math
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from signalprop.cures.catalogue import CATALOGUE
 from signalprop.cures.training import Recipe, Training, applied
 from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.leg import Runner
-from signalprop.cures.trials.result import Trial, Trials
+from signalprop.cures.trials.result import Trials
 
 #: how far below the fix a repaired program may stay, as a share of 1
 MARGIN = 0.02
@@ -57,7 +58,7 @@ def judge(program: Program, seed: int) -> dict[str, Any]:
         return {"metric": None, "error": str(error)}
     seconds = time.perf_counter() - before
     best, seeds = trials.best, [100 * seed + s for s in range(len(trials.seeds))]
-    metrics = [_trained(program, best, s) for s in seeds]
+    metrics = [_trained(program, trials, s) for s in seeds]
     mean = statistics.fmean(metrics)
     return {
         "metric": mean if math.isfinite(mean) else None,
@@ -100,17 +101,19 @@ def _optimizer(program: Program, parameters: Any) -> torch.optim.Optimizer:
     return compiled.optimizer(program.spec.optimizer, holder, {})[0]
 
 
-def _trained(program: Program, best: Trial | None, seed: int) -> float:
+def _trained(program: Program, trials: Trials, seed: int) -> float:
     """The metric on the test data after a whole training."""
+    cures = [CATALOGUE[name] for name in (trials.best.cures if trials.best else ())]
     model = program.model(seed)
     made = Training(model, program.loss, Recipe.of(program.start(seed, model).optimizer, model))
     x, y = program.data.x, program.data.y
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for name in best.cures if best else ():
-            cure = CATALOGUE[name]
-            given = [(x, y)] if cure.changes == "settings" else program.batch(seed)
-            made = cure.treat(made, given)
+        for cure in cures:
+            if cure.changes != "settings":  # settings are lines to paste, the same for every seed
+                made = cure.treat(made, program.batch(seed))
+        if trials.cured is not None:
+            made = replace(trials.cured, model=made.model)
         rows = torch.arange(len(x)).split(program.batch_size)
         data = Data(tuple((x[r], y[r]) for r in rows), ((x[:2], y[:2]),), True, "")
         failed = Runner(made, data, seed=seed, total=program.steps).train(program.steps)
