@@ -1,0 +1,1 @@
+"""Recurrent cells over all steps, which write down their deltas on the way back."""

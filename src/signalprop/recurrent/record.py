@@ -1,0 +1,125 @@
+"""`record`: deltas over time while the user's own code runs forward and backward."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.overrides import TorchFunctionMode
+
+from signalprop.errors import SignalpropError
+from signalprop.recurrent import axis
+from signalprop.recurrent.axis import TimeAxis
+from signalprop.recurrent.borders import Chunked
+from signalprop.recurrent.call import OPS, Call
+from signalprop.recurrent.stepwise import Stepwise
+
+How = Literal["borders", "all"]
+
+
+class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
+    """Writes down dL/dh_t and dL/dc_t of every recurrent layer that runs inside.
+
+    The network is not touched: torch's recurrent functions are run in another way while the
+    context is open, with the same weights and results. Values come with the backward pass,
+    inside or after.
+
+    Args:
+        model: gives the names of the modules.
+        deltas: `borders` runs torch's own kernels in chunks and reads where they meet; `all` runs
+            step by step and reads every one.
+        chunk: steps of a chunk, for `borders`; None chooses 20 to 50.
+
+    Raises:
+        SignalpropError: an option is unknown.
+
+    Note:
+        Dropout between layers draws the same numbers as torch does on a CPU; cuDNN has a random
+        state of its own, which nothing else can draw from.
+
+    Examples:
+        >>> import torch
+        >>> from signalprop.recurrent import record
+        >>> net = torch.nn.LSTM(3, 8)
+        >>> with record(net, deltas="all") as seen:
+        ...     output, _ = net(torch.randn(50, 4, 3))
+        ...     output[-1].sum().backward()
+        >>> seen.axes()[0].steps[-1], len(seen.axes()[0].h)
+        (50, 50)
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, deltas: How = "borders", chunk: int | None = None
+    ) -> None:
+        super().__init__()
+        if deltas not in get_args(How):
+            raise SignalpropError(f"deltas is 'borders' or 'all', not {deltas!r}")
+        if chunk is not None and chunk < 1:
+            raise SignalpropError(f"chunk is a number of steps, at least 1, not {chunk}")
+        self.deltas, self.chunk = deltas, chunk
+        self.runs: list[tuple[str, str, Stepwise | Chunked]] = []
+        self._paths = {id(m): path for path, m in model.named_modules()}
+        self._stack: list[str] = []
+        self._calls: Counter[str] = Counter()
+        self._thread = threading.get_ident()
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> record:
+        """Start to record."""
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+        super().__enter__()
+        return self
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        """Stop, and take every hook off."""
+        try:
+            super().__exit__(exc_type, exc_val, exc_tb)
+        finally:
+            for handle in self._handles:
+                handle.remove()
+
+    def axes(self) -> list[TimeAxis]:
+        """What was seen, layer by layer; layers that no gradient has reached are left out."""
+        found: list[TimeAxis] = []
+        for site, op, run in self.runs:
+            of = axis.of_steps if isinstance(run, Stepwise) else axis.of_borders
+            found += of(site, op, run.seen)  # pyrefly: ignore[bad-argument-type]
+        return found
+
+    def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._stack.append(self._paths.get(id(module), ""))
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == self._thread and self._stack:
+            self._stack.pop()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a torch function; recurrent ones in a way that can be seen."""
+        op = getattr(func, "__name__", "")
+        known = op in OPS and len(args) >= 8 and isinstance(args[0], Tensor)
+        if not known or threading.get_ident() != self._thread or not len(args[0]):
+            return func(*args, **(kwargs or {}))
+        site = next((path for path in reversed(self._stack) if path), "")
+        self._calls[site] += 1
+        name = site if self._calls[site] == 1 else f"{site}#{self._calls[site]}"
+        run = Stepwise(op) if self.deltas == "all" else Chunked(func, op, self.chunk)
+        self.runs.append((name, op, run))
+        return Call.of(op, args).run(run)
