@@ -11,6 +11,7 @@ import itertools
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -101,12 +102,44 @@ def _optimizer(program: Program, parameters: Any) -> torch.optim.Optimizer:
     return compiled.optimizer(program.spec.optimizer, holder, {})[0]
 
 
+class _Batches(Sequence[Any]):
+    """The batches of the program itself, one for every update, drawn as they are asked for."""
+
+    def __init__(self, program: Program, seed: int) -> None:
+        self.program, self.rows = program, program._batches(seed)
+
+    def __len__(self) -> int:
+        return self.program.steps
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = next(self.rows)
+        return self.program.data.x[rows], self.program.data.y[rows]
+
+
+class _Drawn(Data):
+    """What a program learns from, in its own order: an unsteady training depends on that."""
+
+    def __init__(self, program: Program, seed: int) -> None:
+        x, y = program.data.x, program.data.y
+        super().__init__(_Batches(program, seed), ((x[:2], y[:2]),), True, "")  # pyrefly: ignore
+
+    def order(self, seed: int, steps: int) -> list[int]:
+        """One after the other."""
+        return list(range(steps))
+
+
+class _Forgets(dict[int, Any]):
+    """No batch comes twice."""
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        pass
+
+
 def _trained(program: Program, trials: Trials, seed: int) -> float:
     """The metric on the test data after a whole training."""
     cures = [CATALOGUE[name] for name in (trials.best.cures if trials.best else ())]
     model = program.model(seed)
     made = Training(model, program.loss, Recipe.of(program.start(seed, model).optimizer, model))
-    x, y = program.data.x, program.data.y
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for cure in cures:
@@ -114,9 +147,9 @@ def _trained(program: Program, trials: Trials, seed: int) -> float:
                 made = cure.treat(made, program.batch(seed))
         if trials.cured is not None:
             made = replace(trials.cured, model=made.model)
-        rows = torch.arange(len(x)).split(program.batch_size)
-        data = Data(tuple((x[r], y[r]) for r in rows), ((x[:2], y[:2]),), True, "")
-        failed = Runner(made, data, seed=seed, total=program.steps).train(program.steps)
+        runner = Runner(made, _Drawn(program, seed), seed=seed, total=program.steps)
+        runner.read = _Forgets()
+        failed = runner.train(program.steps)
     if failed:
         return -math.inf
     output = _output(made, program)
