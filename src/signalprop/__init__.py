@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from signalprop import cures as cures
     from signalprop import nets as nets
     from signalprop import theory as theory
-    from signalprop.capture.observe import trace as trace
     from signalprop.capture.trace import Block as Block
     from signalprop.capture.trace import Site as Site
     from signalprop.capture.trace import Trace as Trace
@@ -30,12 +29,13 @@ if TYPE_CHECKING:
     from signalprop.jacobian.spectra import Spectra as Spectra
     from signalprop.jacobian.spectra import Spectrum as Spectrum
     from signalprop.jacobian.spectrum import spectrum as spectrum
+    from signalprop.recurrent.observe import trace as trace
 
 __version__ = "0.1.0"
 
 # resolved on first use, so that importing the package and `signalprop --help` stay quick
 _HOMES = {
-    "trace": "signalprop.capture.observe",
+    "trace": "signalprop.recurrent.observe",
     "diagnose": "signalprop.diagnosis.engine",
     "Trace": "signalprop.capture.trace",
     "Site": "signalprop.capture.trace",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from signalprop.capture.recorder import Recorder
 from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Failure, Trace
 from signalprop.errors import LossError, ModelError, SignalpropError
+
+#: makes a context for a forward pass
+Around = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -87,23 +90,45 @@ def trace(
 
 
 def observe(
-    model: torch.nn.Module, batch: Any, loss: Loss = None, *, batch_dim: int | None = None
+    model: torch.nn.Module,
+    batch: Any,
+    loss: Loss = None,
+    *,
+    batch_dim: int | None = None,
+    around: Around = nullcontext,
 ) -> Pass:
-    """Like `trace`, but keeps gradients, and returns what was seen when the pass stops early."""
+    """Like `trace`, but keeps gradients, and returns what was seen when the pass stops early.
+
+    Args:
+        model: as for `trace`.
+        batch: as for `trace`.
+        loss: as for `trace`.
+        batch_dim: as for `trace`.
+        around: makes a context that is open during the forward pass.
+
+    Returns:
+        The pass.
+    """
     model = unwrapped(model)
     check(model)
     with random_state():
         data = batches.first_of(batch)
     if batch_dim is None:
         batch_dim = batches.sample_dim(data, model, loss)
-    seen, again = _attempt(model, data, loss, batch_dim, gradients=True)
+    seen, again = _attempt(model, data, loss, batch_dim, around, gradients=True)
     if again:
-        seen, _ = _attempt(model, data, loss, batch_dim, gradients=False)
+        seen, _ = _attempt(model, data, loss, batch_dim, around, gradients=False)
     return seen
 
 
 def _attempt(
-    model: torch.nn.Module, batch: Any, loss: Loss, batch_dim: int, *, gradients: bool
+    model: torch.nn.Module,
+    batch: Any,
+    loss: Loss,
+    batch_dim: int,
+    around: Around,
+    *,
+    gradients: bool,
 ) -> tuple[Pass, bool]:
     """One pass, and whether it has to be made again without gradients for the inputs.
 
@@ -123,7 +148,7 @@ def _attempt(
             parameters=sandbox.parameters.values(),
             before_write=sandbox.before_write,
         )
-        seen, found = _run(model, data, loss, sandbox.parameters, recorder)
+        seen, found = _run(model, data, loss, sandbox.parameters, recorder, around)
     refused = isinstance(seen.error, RuntimeError) and "flags of leaf" in str(seen.error)
     return seen, bool(data.leaves) and (refused or found.reentrant)
 
@@ -134,6 +159,7 @@ def _run(
     loss: Loss,
     parameters: dict[str, Tensor],
     recorder: Recorder,
+    around: Around,
 ) -> tuple[Pass, backward.Backward]:
     found = backward.Backward(parameters, data)
     failure: Failure | None = None
@@ -143,7 +169,7 @@ def _run(
     try:
         for name, tensor in data.inputs.items():
             recorder.see_input(name, tensor)
-        with recorder:
+        with around(), recorder:
             output = model(*data.args, **data.kwargs)
             phase = "loss"
             recorder.loss_phase()

@@ -11,6 +11,7 @@ from typing import Any
 from signalprop._views import Viewable
 from signalprop.capture.kinds import Kind
 from signalprop.capture.statistics import ActivationStats, DeltaStats
+from signalprop.capture.time import TimeAxis
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,7 @@ class Trace(Viewable):
         notes: what a reader has to know, one sentence each.
         rootless: sites with weights that the loss depends on, whose input was a tensor without a
             graph: detached, made under no_grad, or a constant.
+        time: the time axis of every recurrent layer and direction.
     """
 
     model: str
@@ -254,6 +256,7 @@ class Trace(Viewable):
     failure: Failure | None
     notes: tuple[str, ...]
     rootless: tuple[str, ...] = ()
+    time: tuple[TimeAxis, ...] = ()
 
     @property
     def decay(self) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from signalprop.capture import batch as batches
 from signalprop.capture.batch import Loss
-from signalprop.capture.observe import Pass, check, eager, observe, raise_failure, unwrapped
+from signalprop.capture.observe import Pass, check, eager, raise_failure, unwrapped
 from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Trace
 from signalprop.diagnosis import curvature, samples, verdict
@@ -30,6 +30,7 @@ from signalprop.diagnosis.program_rate import creeps
 from signalprop.diagnosis.rule import NotApplicable, Rule
 from signalprop.diagnosis.units import UNIT_RULES
 from signalprop.errors import SignalpropError
+from signalprop.recurrent.observe import observe
 from signalprop.theory.expect import BlockExpectation, expect
 
 DEFAULT_RULES: tuple[Rule, ...] = (

@@ -8,6 +8,7 @@
 | activation shaping | `TailoredReLU`, `ShapedActivation`                        |
 | initialisation     | `he_`, `glorot_`, `lecun_`, `orthogonal_`, `delta_orthogonal_`, `lsuv_` |
 | pre-training       | `pretrain`, `RBM`, `DenoisingAutoencoder`                 |
+| recurrent          | `LSTM`, `MinGRU`, `MinLSTM`, `identity_rnn_`, `orthogonal_recurrent_` |
 
 The residual ones have SkipInit, ReZero, Fixup and fixed multipliers as an option. Each module
 states its equation and paper, and starts as its paper says.
@@ -31,6 +32,11 @@ from signalprop.nets.pretraining import Pretrained as Pretrained
 from signalprop.nets.pretraining import pretrain as pretrain
 from signalprop.nets.rbm import RBM as RBM
 from signalprop.nets.rbm import Divergence as Divergence
+from signalprop.nets.recurrent.lstm import LSTM as LSTM
+from signalprop.nets.recurrent.minimal import MinGRU as MinGRU
+from signalprop.nets.recurrent.minimal import MinLSTM as MinLSTM
+from signalprop.nets.recurrent.starts import identity_rnn_ as identity_rnn_
+from signalprop.nets.recurrent.starts import orthogonal_recurrent_ as orthogonal_recurrent_
 from signalprop.nets.residual import Residual as Residual
 from signalprop.nets.residual import ResidualNet as ResidualNet
 from signalprop.nets.resnet import ResidualConv2d as ResidualConv2d

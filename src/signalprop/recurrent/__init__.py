@@ -1,5 +1,5 @@
 """The time axis: recurrent layers seen step by step."""
 
-from signalprop.recurrent.axis import Gate as Gate
-from signalprop.recurrent.axis import TimeAxis as TimeAxis
+from signalprop.capture.time import Gate as Gate
+from signalprop.capture.time import TimeAxis as TimeAxis
 from signalprop.recurrent.record import record as record

@@ -1,17 +1,15 @@
-"""The time axis of one recurrent layer, as plain data."""
+"""From what was written down to the time axis, as plain data."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from signalprop.recurrent.borders import Border
-from signalprop.recurrent.cells.record import Deltas
+from signalprop.capture.time import Gate, TimeAxis
+from signalprop.recurrent.borders import Chunked
+from signalprop.recurrent.stepwise import Stepwise
 
 #: names of the gates, in torch's order
 GATES = {"lstm": ("input", "forget", "cell", "output"), "gru": ("reset", "update", "new")}
@@ -19,80 +17,24 @@ GATES = {"lstm": ("input", "forget", "cell", "output"), "gru": ("reset", "update
 CANDIDATES = frozenset({"cell", "new"})
 
 
-@dataclass(frozen=True)
-class Gate:
-    """One gate over all steps, samples and units.
-
-    Attributes:
-        name: `input`, `forget`, `output`, `reset` or `update`.
-        mean: its mean.
-        saturated: share within 1 percent of 0 or 1.
-        remembers: -1 / ln of its mean over samples and steps, median over the units: steps until
-            what the unit holds has fallen to 1/e; only of the gate that holds (`forget`, `update`),
-            else None.
-    """
-
-    name: str
-    mean: float
-    saturated: float
-    remembers: float | None
-
-
-@dataclass(frozen=True)
-class TimeAxis:
-    """Deltas of one layer in one direction, step by step.
-
-    Attributes:
-        site: path of the module; `path#2` for its second call.
-        op: `lstm`, `gru`, `rnn_tanh` or `rnn_relu`.
-        layer: from 0.
-        reverse: whether it runs from the end to the beginning; steps are counted the way it runs.
-        length: steps of the longest sequence.
-        steps: t of every value below: h_t is the state after t steps.
-        h: rms of dL/dh_t over the units and the sequences that are still going.
-        c: rms of dL/dc_t, of an LSTM; else empty.
-        gates: facts of the gates; empty where they were not seen.
-    """
-
-    site: str
-    op: str
-    layer: int
-    reverse: bool
-    length: int
-    steps: tuple[int, ...]
-    h: tuple[float, ...]
-    c: tuple[float, ...]
-    gates: tuple[Gate, ...]
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """ln(|dL/dh_t| / |dL/dh_t'|) / (t' - t) of neighbours t < t', nats; negative: lost."""
-        found = itertools.pairwise(zip(self.steps, self.h, strict=True))
-        return tuple((_log(a) - _log(b)) / (t2 - t1) for (t1, a), (t2, b) in found)
-
-
-def _log(x: float) -> float:
-    return math.log(x) if x > 0 else -math.inf
-
-
-def of_steps(site: str, op: str, seen: dict[tuple[int, int], Deltas]) -> list[TimeAxis]:
+def of_steps(site: str, run: Stepwise) -> list[TimeAxis]:
     """The time axes of a call that was run step by step; those without a delta are left out."""
     found = []
-    for (layer, direction), deltas in sorted(seen.items()):
+    for (layer, direction), deltas in sorted(run.seen.items()):
         if deltas.h is None:
             continue
         h = _rms(deltas.h, deltas.mask)
         c = () if deltas.c is None else _rms(deltas.c, deltas.mask)
         steps = tuple(range(1, len(h) + 1))
-        gates = () if deltas.gates is None else _gates(op, deltas.gates, deltas.mask)
-        found.append(TimeAxis(site, op, layer, bool(direction), len(h), steps, h, c, gates))
+        gates = () if deltas.gates is None else _gates(run.op, deltas.gates, deltas.mask)
+        found.append(TimeAxis(site, run.op, layer, bool(direction), len(h), steps, h, c, gates))
     return found
 
 
-def of_borders(site: str, op: str, seen: dict[tuple[int, int], list[Border]]) -> list[TimeAxis]:
+def of_borders(site: str, run: Chunked) -> list[TimeAxis]:
     """The time axes of a call that was run in chunks; those without a delta are left out."""
     found = []
-    for (layer, direction), borders in sorted(seen.items()):
+    for (layer, direction), borders in sorted(run.seen.items()):
         known = [(b.step, h, b.c()) for b in borders if (h := b.h()) is not None]
         if not known:
             continue
@@ -101,7 +43,9 @@ def of_borders(site: str, op: str, seen: dict[tuple[int, int], list[Border]]) ->
         c = _fetched(_size(x) for x in cells) if len(cells) == len(known) else ()
         steps = tuple(t for t, _, _ in known)
         length = borders[-1].step
-        found.append(TimeAxis(site, op, layer, bool(direction), length, steps, h, c, ()))
+        gates = run.gates.get((layer, direction))
+        told = () if gates is None else _gates(run.op, *gates)
+        found.append(TimeAxis(site, run.op, layer, bool(direction), length, steps, h, c, told))
     return found
 
 

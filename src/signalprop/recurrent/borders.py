@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from signalprop.recurrent.call import Weights
 
@@ -61,12 +62,18 @@ class Chunked:
         function: torch's function.
         op: its name.
         chunk: steps of a chunk; None chooses.
+        fewest: steps of a chunk at least, where it is chosen.
+        gated: whether gates are to be seen as well, which takes one more product for all steps.
         seen: borders by layer and direction, the first and the last step among them.
+        gates: activations of the gates by layer and direction, and where sequences are going.
     """
 
     function: Callable[..., Any]
     op: str
     chunk: int | None = None
+    fewest: int = FEWEST
+    gated: bool = False
+    gates: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     seen: dict[tuple[int, int], list[Border]] = field(default_factory=dict)
 
     def __call__(
@@ -79,11 +86,11 @@ class Chunked:
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One layer in one direction."""
         steps = len(x)
-        size = self.chunk or min(max(-(-steps // PARTS), FEWEST), MOST)
+        size = self.chunk or min(max(-(-steps // PARTS), self.fewest), MOST)
         flat = [w for w in weights if w is not None]
         borders = self.seen[place] = [Border(0, [None] * len(states))]
         states = tuple(_seen(s, borders[-1], i) for i, s in enumerate(states))
-        outputs = []
+        start, outputs = states[0], list[Tensor]()
         for begin in range(0, steps, size):
             end = min(begin + size, steps)
             handed = states
@@ -103,7 +110,14 @@ class Chunked:
             states = tuple(_seen(s, border, i) for i, s in enumerate(states))
             borders.append(border)
             outputs.append(output)
-        return torch.cat(outputs), states
+        whole = torch.cat(outputs)
+        if self.gated and self.op in ("lstm", "gru"):
+            mask = None
+            if sizes is not None:
+                rows = torch.arange(x.shape[1], device=x.device)
+                mask = (rows < sizes.to(x.device)[:, None])[..., None]
+            self.gates[place] = _gates(self.op, x, start, whole, weights), mask
+        return whole, states
 
     def _part(
         self,
@@ -125,6 +139,15 @@ class Chunked:
         return output, tuple(
             torch.cat([e[0], s[alive:]]) for e, s in zip(ends, states, strict=True)
         )
+
+
+@torch.no_grad()
+def _gates(op: str, x: Tensor, start: Tensor, outputs: Tensor, weights: Weights) -> Tensor:
+    """The gates of all steps from what they were given; candidates stand among them untouched."""
+    w_ih, w_hh, b_ih, b_hh, _ = weights
+    before = torch.cat([start[None].to(outputs.dtype), outputs[:-1]])
+    made = F.linear(x, w_ih, b_ih) + F.linear(before, w_hh, b_hh)
+    return made.sigmoid()
 
 
 @torch.no_grad()

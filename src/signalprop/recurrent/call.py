@@ -8,8 +8,8 @@ form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -110,6 +110,22 @@ class Call:
         """Everything that may need a gradient, each once."""
         flat = [w for both in self.weights for one in both for w in one if w is not None]
         return list({id(x): x for x in (self.given, *self.states, *flat)}.values())
+
+    def replaced(self, new: Mapping[int, Tensor]) -> Call:
+        """The same call with other tensors, by the id of those that they stand for."""
+
+        def one(weights: Weights) -> Weights:
+            a, b, c, d, e = (None if w is None else new[id(w)] for w in weights)
+            assert a is not None
+            assert b is not None
+            return a, b, c, d, e
+
+        return replace(
+            self,
+            given=new[id(self.given)],
+            states=tuple(new[id(s)] for s in self.states),
+            weights=tuple(tuple(map(one, both)) for both in self.weights),
+        )
 
     def _mask(self) -> Tensor | None:
         if self.sizes is None:

@@ -15,12 +15,13 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
+from signalprop.capture.time import TimeAxis
 from signalprop.errors import SignalpropError
 from signalprop.recurrent import axis
-from signalprop.recurrent.axis import TimeAxis
 from signalprop.recurrent.borders import Chunked
 from signalprop.recurrent.call import OPS, Call
 from signalprop.recurrent.stepwise import Stepwise
+from signalprop.recurrent.whole import Whole
 
 How = Literal["borders", "all"]
 
@@ -37,6 +38,7 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
         deltas: `borders` runs torch's own kernels in chunks and reads where they meet; `all` runs
             step by step and reads every one.
         chunk: steps of a chunk, for `borders`; None chooses 20 to 50.
+        whole: leave every layer one node of autograd's graph, which then cannot be derived twice.
 
     Raises:
         SignalpropError: an option is unknown.
@@ -57,15 +59,20 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
     """
 
     def __init__(
-        self, model: torch.nn.Module, deltas: How = "borders", chunk: int | None = None
+        self,
+        model: torch.nn.Module,
+        deltas: How = "borders",
+        chunk: int | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         if deltas not in get_args(How):
             raise SignalpropError(f"deltas is 'borders' or 'all', not {deltas!r}")
         if chunk is not None and chunk < 1:
             raise SignalpropError(f"chunk is a number of steps, at least 1, not {chunk}")
-        self.deltas, self.chunk = deltas, chunk
-        self.runs: list[tuple[str, str, Stepwise | Chunked]] = []
+        self.deltas, self.chunk, self.whole = deltas, chunk, whole
+        self.runs: list[tuple[str, Stepwise | Chunked]] = []
         self._paths = {id(m): path for path, m in model.named_modules()}
         self._stack: list[str] = []
         self._calls: Counter[str] = Counter()
@@ -92,10 +99,15 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
     def axes(self) -> list[TimeAxis]:
         """What was seen, layer by layer; layers that no gradient has reached are left out."""
         found: list[TimeAxis] = []
-        for site, op, run in self.runs:
-            of = axis.of_steps if isinstance(run, Stepwise) else axis.of_borders
-            found += of(site, op, run.seen)  # pyrefly: ignore[bad-argument-type]
+        for site, run in self.runs:
+            stepwise = isinstance(run, Stepwise)
+            found += axis.of_steps(site, run) if stepwise else axis.of_borders(site, run)
         return found
+
+    def _chunked(self, func: Callable[..., Any], op: str) -> Chunked:
+        if not self.whole:
+            return Chunked(func, op, self.chunk)
+        return Chunked(func, op, self.chunk, fewest=1, gated=True)  # seen once, so closely
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
         if threading.get_ident() == self._thread:
@@ -120,6 +132,12 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
         site = next((path for path in reversed(self._stack) if path), "")
         self._calls[site] += 1
         name = site if self._calls[site] == 1 else f"{site}#{self._calls[site]}"
-        run = Stepwise(op) if self.deltas == "all" else Chunked(func, op, self.chunk)
-        self.runs.append((name, op, run))
-        return Call.of(op, args).run(run)
+        run = Stepwise(op) if self.deltas == "all" else self._chunked(func, op)
+        self.runs.append((name, run))
+        call = Call.of(op, args)
+        with torch._C.DisableTorchFunction():
+            if self.whole and torch.is_grad_enabled():
+                made = Whole.apply(call, run, *call.tensors())
+                # output and states are places of their own, though one node makes them
+                return tuple(x.view_as(x) for x in made)
+            return call.run(run)
