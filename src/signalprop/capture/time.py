@@ -54,7 +54,10 @@ class TimeAxis:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """ln(|dL/dh_t| / |dL/dh_t'|) / (t' - t) of neighbours t < t', nats; negative: lost; nan of two zeros."""
+        """ln(|dL/dh_t| / |dL/dh_t'|) / (t' - t) of neighbours t < t', nats; negative is lost.
+
+        Two zeros give nan.
+        """
         found = itertools.pairwise(zip(self.steps, self.h, strict=True))
         return tuple((_log(a) - _log(b)) / (t2 - t1) for (t1, a), (t2, b) in found)
 
