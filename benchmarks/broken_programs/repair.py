@@ -153,7 +153,10 @@ def _trained(program: Program, trials: Trials, seed: int) -> float:
     if failed:
         return -math.inf
     output = _output(made, program)
-    value = float(program.loss(output, program.data.y_test))
+    asked = (
+        program.case.metric == "loss"
+    )  # others can be had of an output that the loss cannot take
+    value = float(program.loss(output, program.data.y_test)) if asked else math.nan
     return compiled.metric(program.case.metric, output, program.data.y_test, value)
 
 
