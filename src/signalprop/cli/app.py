@@ -169,10 +169,10 @@ def trace(target: Path, /, options: Options = DEFAULTS) -> int:
     from signalprop.cli import session
 
     def measure(made: Built, phase: Callable[[str], None]) -> Any:
-        from signalprop.capture import observe
+        from signalprop.recurrent.observe import trace
 
         phase("seeing one pass")
-        return observe.trace(made.model, made.batch, made.loss, batch_dim=options.batch_dim)
+        return trace(made.model, made.batch, made.loss, batch_dim=options.batch_dim)
 
     seen = session.measured(str(target), options, measure)
     if options.json:
