@@ -153,10 +153,9 @@ def _trained(program: Program, trials: Trials, seed: int) -> float:
     if failed:
         return -math.inf
     output = _output(made, program)
-    asked = (
-        program.case.metric == "loss"
-    )  # others can be had of an output that the loss cannot take
-    value = float(program.loss(output, program.data.y_test)) if asked else math.nan
+    value = math.nan
+    if program.case.metric == "loss":  # the cured output may be none that the loss can take
+        value = float(program.loss(output, program.data.y_test))
     return compiled.metric(program.case.metric, output, program.data.y_test, value)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from signalprop.capture.sandbox import generators_kept
 from signalprop.errors import BatchError, LossError
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
@@ -139,17 +140,11 @@ def first_of(data: Any) -> Any:
         return data
     if _is_batch_object(data):
         return data
-    # a loader's own generator is the user's: drawing a batch must not move it on
-    holders = (data, getattr(data, "sampler", None))
-    generators = {getattr(holder, "generator", None) for holder in holders}
-    before = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     try:
-        return next(iter(data))
+        with generators_kept(data):
+            return next(iter(data))
     except StopIteration:
         raise BatchError("the data loader is empty; give one with at least one batch") from None
-    finally:
-        for generator, state in before:
-            generator.set_state(state)
 
 
 def _is_batch_object(data: Any) -> bool:

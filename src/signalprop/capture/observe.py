@@ -46,43 +46,16 @@ def trace(
     *,
     batch_dim: int | None = None,
 ) -> Trace:
-    """See one forward and backward pass: activations, deltas, spine, and where delta is lost.
-
-    The model is afterwards bit for bit what it was: parameters, gradients, buffers (BatchNorm
-    statistics included), modes, hooks and random state, also after an error.
+    """`signalprop.trace` without the time axis.
 
     Args:
-        model: any module; `torch.compile`d and DataParallel models are looked into.
-        batch: a tensor, `(inputs, target)`, `(input1, input2, target)`, a dict of keyword
-            arguments, or a DataLoader, of which the first batch is taken.
-        loss: `loss(output, target)`, `loss(output)` or a loss module; None where the model returns
-            a loss of its own (`.loss`, `["loss"]`, or a scalar).
-        batch_dim: dimension of the samples; None takes the first, or the second where only that one
-            fits the target (sequence-first models).
+        model: as there.
+        batch: as there.
+        loss: as there.
+        batch_dim: as there.
 
     Returns:
-        The trace. `decay` is in nats (natural logarithm of a ratio of L2 norms per sample, mean
-        over samples), rms values in the units of the tensor.
-
-    Raises:
-        BatchError: the batch is empty or of an unknown form.
-        LossError: there is no scalar loss that depends on the model.
-        ModelError: the model raised, or has nothing to see.
-
-    Note:
-        Cost: one forward and backward pass, and the statistics: from half a plain training step
-        (wide layers) to a whole one (many small ones). Every floating input gets a gradient as
-        well, so delta is known at the input and through frozen layers. delta = dL/da (Hochreiter
-        1991; Bengio, Simard & Frasconi 1994). With a mean reduction delta carries a factor
-        1/batch, which cancels in `decay`.
-
-    Examples:
-        >>> import torch, signalprop as sp
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
-        >>> seen = sp.trace(net, (torch.randn(16, 4), torch.randint(2, (16,))),
-        ...                 torch.nn.functional.cross_entropy)
-        >>> seen.spine
-        ('input', '0', '1', '2')
+        The trace.
     """
     seen = observe(model, batch, loss, batch_dim=batch_dim)
     raise_failure(seen)

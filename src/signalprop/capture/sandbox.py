@@ -184,6 +184,23 @@ def _same(a: Any, b: Any) -> bool:
 
 
 @contextmanager
+def generators_kept(data: Any) -> Iterator[None]:
+    """A loader's own generator is the user's: reading batches must not move it on.
+
+    Args:
+        data: a DataLoader or another iterable of batches.
+    """
+    holders = (data, getattr(data, "sampler", None))
+    found = {getattr(holder, "generator", None) for holder in holders}
+    before = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
+
+
+@contextmanager
 def random_state() -> Iterator[None]:
     """Random number generators of torch, numpy and Python are afterwards as they were before."""
     python = random.getstate()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from signalprop.recurrent.call import Weights
+from signalprop.recurrent.call import Weights, going, padded
 
 #: steps of a chunk, at least and at most; a sequence has about PARTS of them
 FEWEST, MOST, PARTS = 20, 50, 16
@@ -104,8 +104,8 @@ class Chunked:
                 border.slope = _slope(x[end - 1], before, states[1], weights)
                 border.project = None if weights[4] is None else weights[4].detach()
                 if sizes is not None:  # what has ended is handed on as it is
-                    going = torch.arange(x.shape[1], device=x.device) < int(sizes[end - 1])
-                    border.slope = border.slope * going[:, None]
+                    last = going(sizes[end - 1 : end], x.shape[1], x.device)[0]
+                    border.slope = border.slope * last[:, None]
             _watch(output, border)
             states = tuple(_seen(s, border, i) for i, s in enumerate(states))
             borders.append(border)
@@ -114,9 +114,8 @@ class Chunked:
         if self.gated and self.op in ("lstm", "gru"):
             mask = None
             if sizes is not None:
-                rows = torch.arange(x.shape[1], device=x.device)
-                mask = (rows < sizes.to(x.device)[:, None])[..., None]
-            self.gates[place] = _gates(self.op, x, start, whole, weights), mask
+                mask = going(sizes, x.shape[1], x.device)[..., None]
+            self.gates[place] = _gates(x, start, whole, weights), mask
         return whole, states
 
     def _part(
@@ -133,16 +132,14 @@ class Chunked:
         if sizes is None:
             output, *ends = self.function(x, hx, flat, biases, 1, 0.0, False, False, False)
             return output, tuple(s[0] for s in ends)
-        mask = torch.arange(x.shape[1], device=x.device) < sizes.to(x.device)[:, None]
+        mask = going(sizes, x.shape[1], x.device)
         rows, *ends = self.function(x[mask], sizes, hx, flat, biases, 1, 0.0, False, False)
-        output = rows.new_zeros(*mask.shape, rows.shape[-1]).index_put((mask,), rows)
-        return output, tuple(
-            torch.cat([e[0], s[alive:]]) for e, s in zip(ends, states, strict=True)
-        )
+        both = zip(ends, states, strict=True)
+        return padded(rows, mask), tuple(torch.cat([e[0], s[alive:]]) for e, s in both)
 
 
 @torch.no_grad()
-def _gates(op: str, x: Tensor, start: Tensor, outputs: Tensor, weights: Weights) -> Tensor:
+def _gates(x: Tensor, start: Tensor, outputs: Tensor, weights: Weights) -> Tensor:
     """The gates of all steps from what they were given; candidates stand among them untouched."""
     w_ih, w_hh, b_ih, b_hh, _ = weights
     before = torch.cat([start[None].to(outputs.dtype), outputs[:-1]])

@@ -88,11 +88,13 @@ class Call:
             What torch's function returns: the output, h_n, and c_n of an LSTM.
         """
         x, finals = self.given, list[tuple[Tensor, ...]]()
-        mask = self._mask()
+        mask = None
+        if self.sizes is not None:
+            mask = going(self.sizes, int(self.sizes[0]), self.given.device)
         for layer, both in enumerate(self.weights):
             if layer and self.dropout:
                 x = torch.dropout(x, self.dropout, train=True)
-            whole = x if mask is None else _padded(x, mask)
+            whole = x if mask is None else padded(x, mask)
             made = []
             for direction, weights in enumerate(both):
                 place = layer * self.directions + direction
@@ -127,12 +129,6 @@ class Call:
             weights=tuple(tuple(map(one, both)) for both in self.weights),
         )
 
-    def _mask(self) -> Tensor | None:
-        if self.sizes is None:
-            return None
-        place = torch.arange(int(self.sizes[0]), device=self.given.device)
-        return place < self.sizes.to(self.given.device)[:, None]
-
 
 def _weights(given: Sequence[Tensor], biases: bool) -> Weights:
     w_ih, w_hh, *rest = given
@@ -141,7 +137,12 @@ def _weights(given: Sequence[Tensor], biases: bool) -> Weights:
     return w_ih, w_hh, b_ih, b_hh, rest[0] if rest else None
 
 
-def _padded(rows: Tensor, mask: Tensor) -> Tensor:
+def going(sizes: Tensor, batch: int, device: torch.device) -> Tensor:
+    """(T, B), True where a sequence has not ended, from how many are left at every step."""
+    return torch.arange(batch, device=device) < sizes.to(device)[:, None]
+
+
+def padded(rows: Tensor, mask: Tensor) -> Tensor:
     """(N, F) -> (T, B, F), zeros where a sequence has ended."""
     return rows.new_zeros(*mask.shape, rows.shape[-1]).index_put((mask,), rows)
 
@@ -151,7 +152,6 @@ def _turned(x: Tensor, sizes: Tensor | None) -> Tensor:
     if sizes is None:
         return x.flip(0)
     step = torch.arange(len(x), device=x.device)[:, None]
-    place = torch.arange(x.shape[1], device=x.device)
-    lengths = (place[:, None] < sizes.to(x.device)).sum(1)
+    lengths = going(sizes, x.shape[1], x.device).sum(0)
     back = torch.where(step < lengths, lengths - 1 - step, step)
     return x.gather(0, back[..., None].expand_as(x))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from signalprop.recurrent.call import Weights
+from signalprop.recurrent.call import Weights, going
 from signalprop.recurrent.cells.gru import GRU
 from signalprop.recurrent.cells.lstm import LSTM
 from signalprop.recurrent.cells.record import Deltas
@@ -39,8 +39,7 @@ class Stepwise:
         deltas = self.seen[place] = Deltas()
         mask = None
         if sizes is not None and int(sizes[-1]) < x.shape[1]:
-            rows = torch.arange(x.shape[1], device=x.device)
-            mask = (rows < sizes.to(x.device)[:, None])[..., None]
+            mask = going(sizes, x.shape[1], x.device)[..., None]
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             narrow = torch.get_autocast_dtype(kind)

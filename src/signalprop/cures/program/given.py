@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from signalprop.capture import batch as batches
-from signalprop.capture.sandbox import random_state
+from signalprop.capture.sandbox import generators_kept, random_state
 from signalprop.errors import BatchError
 
 
@@ -52,15 +51,8 @@ def batches_of(data: Any, most: int) -> Iterator[Any]:
     if is_one(data):
         yield data
         return
-    holders = (data, getattr(data, "sampler", None))
-    generators = {getattr(holder, "generator", None) for holder in holders}
-    before = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
-    with random_state():
-        try:
-            found = list(islice(data, most))
-        finally:
-            for generator, state in before:
-                generator.set_state(state)
+    with generators_kept(data), random_state():
+        found = list(islice(data, most))
     if not found:
         raise BatchError("the data loader is empty; give one with at least one batch")
     yield from found

@@ -14,7 +14,7 @@ from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.engine import Engine
 from signalprop.cures.trials.prescribe import Candidate
 from signalprop.cures.trials.race import UNTOUCHED, Tell, Track, race
-from signalprop.cures.trials.result import Trial, judged
+from signalprop.cures.trials.result import Trial, best_of, judged
 from signalprop.cures.trials.store import Store
 from signalprop.errors import SignalpropError
 
@@ -110,9 +110,7 @@ class Bench:
 
     def best(self) -> Entrant | None:
         """The best that helps."""
-        ranked = self.trials()
-        good = ("helps", "better")
-        found = next((t for t in ranked if t.verdict in good and not t.stopped), None)
+        found = best_of(self.trials())
         return None if found is None else self.entrants[found.name]
 
     def trials(self) -> list[Trial]:

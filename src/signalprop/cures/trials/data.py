@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from signalprop.capture.sandbox import generators_kept
 from signalprop.cures.program.given import is_one
 from signalprop.errors import BatchError
 
@@ -138,7 +139,7 @@ def _drawn(data: Any) -> tuple[list[Any], bool]:
     """The batches of a loader, as many as there is room for; and whether that is all."""
     found: list[Any] = []
     room = ROOM
-    with _untouched_generators(data):
+    with generators_kept(data):
         for batch in data:
             found.append(batch)
             room -= sum(x.nbytes for x in tree_leaves(batch) if isinstance(x, Tensor))
@@ -147,19 +148,3 @@ def _drawn(data: Any) -> tuple[list[Any], bool]:
     if not found:
         raise BatchError("the data loader is empty; give one with at least one batch")
     return found, True
-
-
-class _untouched_generators:  # noqa: N801 - reads as a context manager
-    """A loader's own generator is the user's: reading must not move it on."""
-
-    def __init__(self, data: Any) -> None:
-        holders = (data, getattr(data, "sampler", None))
-        found = {getattr(holder, "generator", None) for holder in holders}
-        self.before = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        for generator, state in self.before:
-            generator.set_state(state)

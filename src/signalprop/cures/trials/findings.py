@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from signalprop.capture import batch as batches
-from signalprop.capture.observe import unwrapped
 from signalprop.capture.sandbox import random_state
+from signalprop.cures.program.seen import again, prepared
 from signalprop.cures.surgery import copied
-from signalprop.cures.training import Training, applied
+from signalprop.cures.training import Training
 from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.leg import Runner
 from signalprop.diagnosis.engine import diagnose
@@ -86,8 +85,5 @@ def _of(
     joins = not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     batch: Any = data.sample() if joins and batch_dim == 0 else data.train[0]
     if training.prepare:
-        read = batches.read(batch, unwrapped(model), training.loss, gradients=False)
-        args, kwargs, target = applied(training.prepare, (read.args, read.kwargs, read.target))
-        given = dict(kwargs) if kwargs else args if len(args) > 1 else args[0]
-        batch = (given, target) if read.has_target else given
+        batch = again(prepared(training, batch))
     return diagnose(model, batch, training.loss, optimizer, batch_dim=batch_dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,6 +112,12 @@ def judged(
     return "helps" if len(metric) >= PROOF else "better"
 
 
+def best_of(ranked: Iterable[Trial]) -> Trial | None:
+    """The first that helps and was not stopped."""
+    good = ("helps", "better")
+    return next((t for t in ranked if t.verdict in good and not t.stopped), None)
+
+
 def _deviation(values: tuple[float, ...]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.inf
 
@@ -152,8 +159,7 @@ class Trials(Viewable):
     @property
     def best(self) -> Trial | None:
         """The best candidate that helps; None where nothing does."""
-        good = ("helps", "better")
-        return next((t for t in self.trials if t.verdict in good and not t.stopped), None)
+        return best_of(self.trials)
 
     @property
     def unsteady(self) -> bool:

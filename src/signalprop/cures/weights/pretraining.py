@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from signalprop.capture import batch as batches
 from signalprop.capture import observe
-from signalprop.capture.sandbox import random_state
+from signalprop.capture.sandbox import generators_kept, random_state
 from signalprop.cures.cure import DoesNotApply, cure
 from signalprop.cures.followed.following import arguments
 from signalprop.cures.surgery import copied
@@ -96,12 +96,5 @@ def _inputs(model: nn.Module, data: Any) -> Iterator[Tensor]:
 
 def _all(data: Iterable[Any]) -> list[Any]:
     """All batches of a loader, whose own generator is left where it was."""
-    holders = (data, getattr(data, "sampler", None))
-    generators = {getattr(holder, "generator", None) for holder in holders}
-    before = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
-    try:
-        with random_state():
-            return list(data)
-    finally:
-        for generator, state in before:
-            generator.set_state(state)
+    with generators_kept(data), random_state():
+        return list(data)
