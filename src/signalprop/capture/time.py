@@ -62,5 +62,73 @@ class TimeAxis:
         return tuple((_log(a) - _log(b)) / (t2 - t1) for (t1, a), (t2, b) in found)
 
 
+@dataclass(frozen=True)
+class Horizon:
+    """How far back in time the credit of the last step reaches.
+
+    A random error is put on the last step alone, and goes back from there.
+
+    Attributes:
+        site: path of the module, or of the place whose positions are the steps (attention).
+        op: `lstm`, `gru`, `rnn_tanh`, `rnn_relu`, or `attention`.
+        layer: from 0.
+        reverse: whether it runs from the end to the beginning.
+        lags: steps back from the last one, rising from 0.
+        credit: size of the error at each lag over that at lag 0: L2 norm over units and samples,
+            of an LSTM over h and c together.
+        floor: credit below it drowns in rounding: the dtype's epsilon.
+    """
+
+    site: str
+    op: str
+    layer: int
+    reverse: bool
+    lags: tuple[int, ...]
+    credit: tuple[float, ...]
+    floor: float
+
+    @property
+    def steps(self) -> int | None:
+        """Steps until credit has fallen to 1/e; None where it has not within the sequence."""
+        return self.reach(1 / math.e)
+
+    @property
+    def silent(self) -> int | None:
+        """Steps until credit has fallen to `floor`; None where it has not within the sequence."""
+        return self.reach(self.floor)
+
+    @property
+    def rate(self) -> float:
+        """Slope of ln credit over the lags where it is above `floor`, nats per step.
+
+        Least squares; nan where fewer than two lags are.
+        """
+        known = [
+            (k, math.log(c))
+            for k, c in zip(self.lags, self.credit, strict=True)
+            if self.floor < c < math.inf
+        ]
+        if len(known) < 2:
+            return math.nan
+        mean_k = sum(k for k, _ in known) / len(known)
+        mean_c = sum(c for _, c in known) / len(known)
+        spread = sum((k - mean_k) ** 2 for k, _ in known)
+        return sum((k - mean_k) * (c - mean_c) for k, c in known) / spread
+
+    def reach(self, share: float) -> int | None:
+        """The largest lag whose credit is at least `share`: floor(ln share / ln g) if it is g^lag.
+
+        Args:
+            share: of the credit at lag 0.
+
+        Returns:
+            The lag, or None where credit is that large up to the longest lag.
+        """
+        if self.credit[-1] >= share:
+            return None
+        known = zip(self.lags, self.credit, strict=True)
+        return max((k for k, c in known if c >= share), default=0)
+
+
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
