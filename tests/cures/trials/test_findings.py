@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from tests.cures.trials.support import LOSS, adam, net, table
 from torch import nn
@@ -65,14 +66,14 @@ def test_a_healthy_one_is_looked_at_again_and_a_sick_one_is_not(monkeypatch):
 
     def early(*args):
         calls.append(args[-1])
-        return later
+        return later, (1.0, 0.5)
 
     monkeypatch.setattr(findings, "early", early)
-    found, note = findings.falls_sick(healthy(), easy(64), 0, before, 40)
-    assert [f.code for f in found] == ["SP114", "SP110"]
-    assert "after 40 updates" in note
-    assert "SP110" in note
-    assert findings.falls_sick(healthy(), easy(64), 0, stub("SP101"), 40)[1] == ""
+    found = findings.falls_sick(healthy(), easy(64), 0, before, 40)
+    assert [f.code for f in found.findings] == ["SP114", "SP110"]
+    assert "after 40 updates" in found.note
+    assert "SP110" in found.note
+    assert findings.falls_sick(healthy(), easy(64), 0, stub("SP101"), 40).note == ""
     assert calls == [40]
 
 
@@ -80,12 +81,14 @@ def test_the_network_is_not_touched_and_dead_units_show():
     training = healthy(rate=300.0)  # kills every unit
     kept = [p.clone() for p in training.model.parameters()]
     data, random = easy(32), torch.get_rng_state()
-    found = findings.early(training, data, 0, 20)
+    found, _ = findings.early(training, data, 0, 20)
     assert isinstance(found, Diagnosis)
     assert found.findings
     assert all(torch.equal(a, b) for a, b in zip(kept, training.model.parameters(), strict=True))
     assert torch.equal(random, torch.get_rng_state())
-    assert findings.early(healthy(), easy(32), 0, 20).healthy
+    later, curve = findings.early(healthy(), easy(32), 0, 20)
+    assert later.healthy
+    assert curve[-1] < curve[0]
 
 
 def test_from_the_network_of_the_other_tests():
@@ -93,4 +96,13 @@ def test_from_the_network_of_the_other_tests():
     training = Training(model, LOSS, Recipe.of(adam, model))
     data = read(table(), batch_size=64)
     before = findings.diagnosed(training, data, 0)
-    assert findings.falls_sick(training, data, 0, before, 5) == (before.findings, "")
+    assert findings.falls_sick(training, data, 0, before, 5) == findings.Found(before.findings)
+
+
+@pytest.mark.parametrize(("curve", "idle"), [((1.0, 1.2, 2.0), True), ((1.0, 0.9, 0.8), False)])
+def test_where_nothing_is_found_the_loss_must_fall(monkeypatch, curve, idle):
+    monkeypatch.setattr(findings, "early", lambda *_: (None, curve))
+    found = findings.falls_sick(healthy(), easy(64), 0, stub(), 40)
+    assert found.idle == idle
+    assert ("40 updates take the loss from 1 to 2" in found.note) == idle
+    assert not findings.falls_sick(healthy(), easy(64), 0, stub("SP101"), 40).idle

@@ -25,6 +25,7 @@ from tests.cures.trials.support import (
 from torch import nn
 
 from signalprop.cures.trials import prove, store
+from signalprop.cures.trials.prescribe import GENERAL
 from signalprop.cures.trials.prove import cure
 from signalprop.errors import SignalpropError
 
@@ -247,3 +248,21 @@ def test_a_healthy_network_is_left_alone():
     assert found.before.healthy
     assert found.trials == ()
     assert found.steps == 60
+
+
+def test_what_does_not_learn_for_no_reason_that_shows_gets_other_learning_rates():
+    """Batches of one noisy sample and a large rate: each update undoes the last."""
+
+    def build():
+        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    x, y = table()
+    noisy = torch.where(torch.rand(len(y)) < 0.4, torch.randint(3, y.shape), y)
+    found = cure(
+        build, (x, noisy), LOSS, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+        budget=400, batch_size=1, engine="serial",
+    )  # fmt: skip
+    assert not found.before.findings
+    assert "take the loss from" in found.notes[0]
+    assert {t.name for t in found.trials} | {*found.rejected} == {*GENERAL}
+    assert found.trials

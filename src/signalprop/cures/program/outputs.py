@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def add_outputs(training: Training, data: Any) -> Training:
     """Widen the last layer to hold every label of the batch; its old rows stay.
 
-    The new rows are drawn as torch draws those of a new layer, U(-1/sqrt(fan in), 1/sqrt(fan in)).
+    The new rows are drawn with the spread of the old ones, as torch draws those of a new layer
+    (U(-1/sqrt(fan in), 1/sqrt(fan in))) where those have none; new biases are 0.
     A single output that is trained by binary cross-entropy on numbers of more than two classes gets
     one for every class, without its sigmoid, and cross_entropy.
 
@@ -121,11 +123,15 @@ def _last_linear(training: Training, seen: Look, classes: int) -> str:
 
 
 def _widen(layer: nn.Module, count: int) -> None:
-    fan = layer.get_parameter("weight")[0].numel()
     for name, old in list(layer._parameters.items()):
         if old is None:
             continue
-        rows = torch.empty(count - len(old), *old.shape[1:]).uniform_(-(fan**-0.5), fan**-0.5)
+        rows = torch.zeros(count - len(old), *old.shape[1:])
+        if old.ndim > 1:
+            values = old.detach().float()
+            spread = 0.0 if old.numel() < 2 else float(values.std())
+            most = math.sqrt(3) * spread or values[0].numel() ** -0.5  # of U(-most, most)
+            rows.uniform_(-most, most)
         new = torch.cat([old.detach(), rows.to(old)])
         layer._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
     name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"

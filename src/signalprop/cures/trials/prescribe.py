@@ -38,6 +38,10 @@ FAMILIES: tuple[frozenset[str], ...] = tuple(
     )
 )
 
+#: tried where the loss does not fall for no reason that shows at the start: how large the steps are
+#: is what training hangs on most (Goodfellow, Bengio & Courville 2016, section 11.4.1)
+GENERAL = ("adam", "lower-learning-rate", "raise-learning-rate")
+
 
 def prescribe(
     findings: Sequence[Finding], catalogue: Mapping[str, Cure], *, most: int = 8

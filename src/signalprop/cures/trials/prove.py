@@ -24,9 +24,9 @@ from signalprop.cures.trials.budget import FEWEST, seconds_of, step_seconds, ste
 from signalprop.cures.trials.data import Data
 from signalprop.cures.trials.engine import EngineName, cores
 from signalprop.cures.trials.engine import engine as engine_of
-from signalprop.cures.trials.findings import EARLY, diagnosed, falls_sick
+from signalprop.cures.trials.findings import EARLY, Found, diagnosed, falls_sick
 from signalprop.cures.trials.metric import Score
-from signalprop.cures.trials.prescribe import Candidate, prescribe, together
+from signalprop.cures.trials.prescribe import GENERAL, Candidate, prescribe, together
 from signalprop.cures.trials.race import UNTOUCHED, Tell
 from signalprop.cures.trials.result import MANY, Trials
 from signalprop.cures.trials.store import Store, fingerprint
@@ -64,7 +64,8 @@ def cure(
 ) -> Trials:
     """Prescribe cures for what `diagnose` finds, try them, and rank them by what they bring.
 
-    A network that has no issue at its start is looked at again after 100 updates.
+    A network that has no issue at its start is looked at again after 100 updates; where its loss
+    has not fallen by then, other learning rates and Adam are tried as well.
     Every candidate, and the network as it is, is trained with the same seeds on the same batches in
     the same order; after a quarter and a half of the updates losers are stopped. Then the best is
     diagnosed again, and what is still found is treated on top of it. A cure helps only if it is
@@ -130,11 +131,13 @@ def cure(
         say = progress or (lambda done, total, what: None)
         folder = Path(resume) if resume else Path(stack.enter_context(_temporary()))
         store = Store(folder)
-        found, note = before.findings, ""
+        found = Found(before.findings)
         if cures is None:
             after = min(EARLY, budget) if isinstance(budget, int) else EARLY
-            found, note = falls_sick(bases[0], batches_of, batch_dim, before, after)
-        plan = list(_candidates(found, cures, most))
+            found = falls_sick(bases[0], batches_of, batch_dim, before, after)
+        plan = list(_candidates(found.findings, cures, most))
+        if found.idle:
+            plan = list(dict.fromkeys((*plan, *((CATALOGUE[name],) for name in GENERAL))))[:most]
         per_step = step_seconds(bases[0], batches_of, batch_dim)
         width = workers or (1 if _on_accelerator(bases[0].model) else cores())
         steps = budget if isinstance(budget, int) else steps_within(
@@ -164,7 +167,7 @@ def cure(
                 break
             complete = bench.round(plan)
         notes = _notes(model, chosen, batches_of, recipe, optimizer)
-        return _result(bench, before, complete, (*filter(None, (note,)), *notes))
+        return _result(bench, before, complete, (*filter(None, (found.note,)), *notes))
 
 
 def _result(bench: Bench, before: Diagnosis, complete: bool, notes: tuple[str, ...]) -> Trials:
