@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from signalprop.jacobian.spectra import Spectra as Spectra
     from signalprop.jacobian.spectra import Spectrum as Spectrum
     from signalprop.jacobian.spectrum import spectrum as spectrum
+    from signalprop.recurrent.horizon import horizon as horizon
+    from signalprop.recurrent.horizon_result import Horizons as Horizons
     from signalprop.recurrent.observe import trace as trace
 
 __version__ = "0.1.0"
@@ -53,6 +55,8 @@ _HOMES = {
     "spectrum": "signalprop.jacobian.spectrum",
     "Spectra": "signalprop.jacobian.spectra",
     "Spectrum": "signalprop.jacobian.spectra",
+    "horizon": "signalprop.recurrent.horizon",
+    "Horizons": "signalprop.recurrent.horizon_result",
     "cure": "signalprop.cures.trials.prove",
     "Trials": "signalprop.cures.trials.result",
     "Trial": "signalprop.cures.trials.result",

@@ -70,7 +70,8 @@ class Horizon:
 
     Attributes:
         site: path of the module, or of the place whose positions are the steps (attention).
-        op: `lstm`, `gru`, `rnn_tanh`, `rnn_relu`, or `attention`.
+        op: `lstm`, `gru`, `rnn_tanh`, `rnn_relu`, `mingru`, `minlstm`, the class of a module that
+            the model loops over, in lower case, or `attention`.
         layer: from 0.
         reverse: whether it runs from the end to the beginning.
         lags: steps back from the last one, rising from 0.
