@@ -44,6 +44,7 @@ def process(*words, **environment):
         ["explain", "--help"],
         ["study", "--help"],
         ["spectrum", "--help"],
+        ["horizon", "--help"],
         ["cure", "--help"],
         ["theory", "--help"],
         ["theory", "defaults", "--help"],
@@ -71,7 +72,7 @@ def test_answers_without_torch(words):
 
 @pytest.mark.parametrize(
     "command",
-    "|diagnose|cure|trace|spectrum|rules|explain|study|theory|theory defaults|theory phase".split(
+    "|diagnose|cure|trace|spectrum|horizon|rules|explain|study|theory|theory defaults|theory phase".split(
         "|"
     ),
 )

@@ -302,6 +302,18 @@ class Trace(Viewable):
             rows.append(row)
         return pd.DataFrame(rows).set_index("site")
 
+    def time_frame(self) -> Any:
+        """One row per recurrent layer, direction and step that was seen, as a pandas DataFrame."""
+        import pandas as pd
+
+        names = ["site", "layer", "reverse", "step", "op", "delta_h", "delta_c"]
+        rows = [
+            (axis.site, axis.layer, axis.reverse, t, axis.op, h, c)
+            for axis in self.time
+            for t, h, c in zip(axis.steps, axis.h, axis.c or [math.nan] * len(axis.h), strict=True)
+        ]
+        return pd.DataFrame(rows, columns=names).set_index(names[:4])
+
 
 def plain(value: Any) -> Any:
     """Any result as dicts, lists, strings and finite numbers."""

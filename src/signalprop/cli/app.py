@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from signalprop.cli import cure, screen, theory
+from signalprop.cli import cure, horizon, screen, theory
 from signalprop.cli.door import BAD_INPUT, FOUND, OK
 from signalprop.cli.options import DEFAULTS, JACOBIAN, RUN, Debug, Html, Json, Options
 
@@ -48,6 +48,7 @@ app = App(
     signalprop diagnose models.py:Net --input 32x3x32x32 --classes 10
     signalprop cure train.py:build
     signalprop spectrum train.py:build --of layer4 --wrt layer1
+    signalprop horizon train.py:build
     signalprop theory phase --activation tanh
     signalprop explain SP101
     signalprop study alexnet --quick
@@ -56,6 +57,7 @@ app = App(
 theory.app.sort_key = 6
 app.command(theory.app)
 app.command(cure.cure, sort_key=2, help_epilogue=cure.EPILOGUE)
+app.command(horizon.horizon, sort_key=3, help_epilogue=horizon.EPILOGUE)
 app.register_install_completion_command(help="Install completion for your shell.", help_epilogue="")
 app["--help"].help = "Print this help, or that of a command."
 app["--version"].help = "Print the versions of signalprop, torch and Python."
@@ -78,6 +80,8 @@ def diagnose(
     /,
     options: Options = DEFAULTS,
     *,
+    lag: Annotated[int | None, Parameter(group=RUN)] = None,
+    clip: Annotated[float | None, Parameter(group=RUN)] = None,
     ignore: Annotated[list[str] | None, Parameter(group=RUN)] = None,
     fail_on: Annotated[Literal["issue", "tip", "never"], Parameter(group=RUN)] = "never",
 ) -> int:
@@ -91,6 +95,8 @@ def diagnose(
             arguments that returns a model, (model, batch), (model, batch, loss) or (model, batch,
             loss, optimizer); a batch may be a DataLoader.
         options: shared with `trace`.
+        lag: Steps over which the task needs memory; otherwise the data are asked.
+        clip: The norm that training clips the gradient to, where it does.
         ignore: Rules to leave out, e.g. SP103,SP201.
         fail_on: Exit with status 1 if there is an issue, or any finding (tip).
 
@@ -110,6 +116,8 @@ def diagnose(
             made.loss,
             made.optimizer,
             batch_dim=options.batch_dim,
+            lag=lag,
+            clip=clip,
             ignore=left_out,
             progress=phase,
         )
@@ -154,14 +162,23 @@ def _stopped(failure: Any) -> int:
 
     signalprop trace train.py:build
     signalprop trace models.py:Net --input 32x784 --classes 10 --json > trace.json
+    signalprop trace train.py:build --deltas all
 """,
 )
-def trace(target: Path, /, options: Options = DEFAULTS) -> int:
+def trace(
+    target: Path,
+    /,
+    options: Options = DEFAULTS,
+    *,
+    deltas: Annotated[Literal["borders", "all"], Parameter(group=RUN)] = "borders",
+) -> int:
     """Show one forward and backward pass, without judging it.
 
     Args:
         target: FILE.py:NAME or PACKAGE.MODULE:NAME, as for `diagnose`.
         options: shared with `diagnose`.
+        deltas: Of recurrent layers: where chunks of steps meet, with torch's own kernels, or at
+            every step.
 
     Returns:
         The exit status.
@@ -172,7 +189,7 @@ def trace(target: Path, /, options: Options = DEFAULTS) -> int:
         from signalprop.recurrent.observe import trace
 
         phase("seeing one pass")
-        return trace(made.model, made.batch, made.loss, batch_dim=options.batch_dim)
+        return trace(made.model, made.batch, made.loss, batch_dim=options.batch_dim, deltas=deltas)
 
     seen = session.measured(str(target), options, measure)
     if options.json:

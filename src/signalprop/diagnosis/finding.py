@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from signalprop._views import Viewable
 from signalprop.capture.kinds import Kind
+from signalprop.capture.time import Horizon
 from signalprop.capture.trace import Trace, plain
 from signalprop.theory.expect import BlockExpectation
 
@@ -120,6 +121,9 @@ class Diagnosis(Viewable):
         sharpness: largest eigenvalue of the loss's Hessian on the batch; measured for SGD, whose
             learning rate it bounds, where its next updates do not simply lower the loss; else None.
         verdict: the whole in one or two sentences.
+        horizons: how far back in time credit reaches, of every recurrent layer and direction; none
+            where no rule asked for it.
+        lag: over how many steps the task needs memory; None where it is not known.
     """
 
     trace: Trace
@@ -130,6 +134,8 @@ class Diagnosis(Viewable):
     noise: Mapping[str, float] | None
     sharpness: float | None
     verdict: str
+    horizons: tuple[Horizon, ...] = ()
+    lag: int | None = None
 
     @property
     def healthy(self) -> bool:

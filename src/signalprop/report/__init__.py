@@ -10,7 +10,8 @@ def terminal(result: Any) -> Any:
     """What rich prints for a result, at the width of its console.
 
     Args:
-        result: a `Diagnosis`, a `Trace`, `Spectra`, a `PhaseDiagram` or `Trials`.
+        result: a `Diagnosis`, a `Trace`, `Spectra`, `Horizons`, a `PhaseDiagram` or
+            `Trials`.
 
     Returns:
         A rich renderable.
@@ -24,7 +25,8 @@ def text(result: Any, *, width: int | None = None) -> str:
     """The terminal view as plain text, without colour.
 
     Args:
-        result: a `Diagnosis`, a `Trace`, `Spectra`, a `PhaseDiagram` or `Trials`.
+        result: a `Diagnosis`, a `Trace`, `Spectra`, `Horizons`, a `PhaseDiagram` or
+            `Trials`.
         width: columns; the terminal's own, or 80, where it is not given.
 
     Returns:
@@ -46,7 +48,8 @@ def page(result: Any, *, assets: str = "inline") -> str:
     """The HTML report of a result as text.
 
     Args:
-        result: a `Diagnosis`, a `Trace`, `Spectra`, a `PhaseDiagram` or `Trials`.
+        result: a `Diagnosis`, a `Trace`, `Spectra`, `Horizons`, a `PhaseDiagram` or
+            `Trials`.
         assets: `inline`, or `directory` where Plotly's script lies beside the file.
 
     Returns:
@@ -63,7 +66,8 @@ def save(result: Any, path: Path | str, *, assets: str = "inline") -> Path:
     """Write the HTML report of a result.
 
     Args:
-        result: a `Diagnosis`, a `Trace`, `Spectra`, a `PhaseDiagram` or `Trials`.
+        result: a `Diagnosis`, a `Trace`, `Spectra`, `Horizons`, a `PhaseDiagram` or
+            `Trials`.
         path: where to write; the folder must exist.
         assets: `inline` puts Plotly's script into the file, `directory` beside it.
 
@@ -79,7 +83,8 @@ def notebook(result: Any) -> str:
     """What a notebook shows of a result: a small piece of HTML without a script.
 
     Args:
-        result: a `Diagnosis`, a `Trace`, `Spectra`, a `PhaseDiagram` or `Trials`.
+        result: a `Diagnosis`, a `Trace`, `Spectra`, `Horizons`, a `PhaseDiagram` or
+            `Trials`.
 
     Returns:
         A `div` that reads on light and on dark.

@@ -20,6 +20,7 @@ from signalprop.report.expected import of_rows, sentence
 from signalprop.report.ladder import Ladder, Row, ladder
 from signalprop.report.learned import share_of_rows
 from signalprop.report.lines import WIDEST, Lines, Prose, View, pad
+from signalprop.report.time.console import through
 
 INDENT = 2
 
@@ -54,6 +55,9 @@ def _blocks(shown: Contents, width: int, plain: bool) -> Iterator[Prose | Lines]
     steps = ladder(shown.trace)
     if steps.rows:
         yield from _ladder(steps, shown, min(width, WIDEST), plain)
+        yield Prose(Text(""))
+    if shown.trace.time or shown.horizons:
+        yield from through(shown.trace.time, shown.horizons, shown.lag, width, plain)
         yield Prose(Text(""))
     if shown.rules:
         yield Prose(Text(shown.rules))

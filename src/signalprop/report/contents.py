@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from signalprop.capture.kinds import KIND_LABELS
+from signalprop.capture.time import Horizon
 from signalprop.capture.trace import Trace
 from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
 from signalprop.errors import SignalpropError
@@ -34,6 +35,8 @@ class Contents:
         learning: what the optimizer's next update does, or None.
         noise: gradient signal-to-noise per layer, or None.
         sharpness: largest eigenvalue of the loss's Hessian, or None.
+        horizons: how far back in time credit reaches, where it was measured.
+        lag: over how many steps the task needs memory, where it is known.
     """
 
     heading: str
@@ -46,6 +49,8 @@ class Contents:
     learning: Learning | None
     noise: Mapping[str, float] | None
     sharpness: float | None
+    horizons: tuple[Horizon, ...] = ()
+    lag: int | None = None
 
     @property
     def split(self) -> str:
@@ -118,6 +123,8 @@ def contents(result: Any) -> Contents:
             learning=result.learning,
             noise=result.noise,
             sharpness=result.sharpness,
+            horizons=getattr(result, "horizons", ()),
+            lag=getattr(result, "lag", None),
         )
     if isinstance(result, Trace):
         return Contents(
@@ -134,7 +141,7 @@ def contents(result: Any) -> Contents:
         )
     raise SignalpropError(
         f"there is no report for {type(result).__name__}; give a Trace, a "
-        "Diagnosis, Spectra, a PhaseDiagram or Trials"
+        "Diagnosis, Spectra, Horizons, a PhaseDiagram or Trials"
     )
 
 

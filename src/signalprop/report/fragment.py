@@ -13,6 +13,7 @@ from signalprop.report import words
 from signalprop.report.chart import ACTIVATION, DELTA
 from signalprop.report.contents import Contents, failure_sentence, measured
 from signalprop.report.ladder import Row, ladder
+from signalprop.report.time.fragment import through
 
 #: of everything that a notebook shows
 STYLE = """
@@ -63,7 +64,7 @@ def fragment(shown: Contents) -> str:
         )
     if shown.split:
         parts.append(f"<p><b>Error signal:</b> {_e(shown.split)}.</p>")
-    parts.append(_ladder(shown))
+    parts += [_ladder(shown), through(shown.trace.time, shown.horizons, shown.lag)]
     parts += [f'<p class="sp-soft">{_e(shown.rules)}</p>'] if shown.rules else []
     parts += [f'<p class="sp-soft">Note: {_e(note)}</p>' for note in shown.trace.notes]
     return f'<div class="sp-report"><style>{STYLE}</style>{"".join(parts)}</div>'

@@ -17,6 +17,7 @@ from signalprop.report.contents import Contents, failure_sentence, measured
 from signalprop.report.depth import depth
 from signalprop.report.learned import places
 from signalprop.report.tables import cell, e, number, share, table
+from signalprop.report.time.sections import through
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -51,6 +52,7 @@ def blocks(shown: Contents) -> list[go.Figure | str]:
             result.append(figures.by_kind(trace.split))
     if trace.sites:
         result += ["<h2>Along the depth</h2>", _how(shown), depth(trace, shown.expected)]
+    result += through(trace.time, shown.horizons, shown.lag)
     if shown.learning is not None:
         learning = shown.learning
         result += [

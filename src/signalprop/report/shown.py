@@ -35,7 +35,7 @@ def shown(result: Any) -> Shown:
     """The views of a result.
 
     Args:
-        result: a `Diagnosis`, a `Trace`, `Spectra`, a `PhaseDiagram` or `Trials`.
+        result: a `Diagnosis`, a `Trace`, `Spectra`, `Horizons`, a `PhaseDiagram` or `Trials`.
 
     Returns:
         Its views.
@@ -53,6 +53,8 @@ def shown(result: Any) -> Shown:
     # cures need torch, which views of plain data do without
     if type(result).__module__ == "signalprop.cures.trials.result":
         return _trials(result)
+    if type(result).__module__ == "signalprop.recurrent.horizon_result":
+        return _horizons(result)
     from signalprop.report import fragment, sections
 
     made = contents.contents(result)
@@ -77,6 +79,17 @@ def _spectra(result: Spectra) -> Shown:
 
 def _trials(result: Any) -> Shown:
     from signalprop.report.trials import console, fragment, said, sections
+
+    return Shown(
+        lambda: console.view(result),
+        lambda: said.heading(result),
+        lambda: sections.blocks(result),
+        lambda: fragment.fragment(result),
+    )
+
+
+def _horizons(result: Any) -> Shown:
+    from signalprop.report.time.horizon import console, fragment, said, sections
 
     return Shown(
         lambda: console.view(result),

@@ -1,0 +1,1 @@
+"""Views of the time axis: error signals step by step, gates, and the horizon of credit."""

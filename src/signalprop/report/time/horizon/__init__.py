@@ -1,0 +1,1 @@
+"""Views of the horizon: how far back in time credit reaches."""
