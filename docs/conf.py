@@ -64,6 +64,10 @@ NEEDS = {
     "leading": "the leading singular values of the Jacobian from input to output",
     "sharpness": "the largest eigenvalue of the loss's Hessian",
     "noise": "a batch that can be split into micro-batches",
+    "horizon": "how far back in time credit reaches, where something recurs",
+    "time": "one more forward pass of what recurs",
+    "lag": "the lag of the task, given to `diagnose` or shown by the data",
+    "clip": "the norm that training clips the gradient to, given to `diagnose`",
 }
 SECTIONS = ("How it is detected", "Why it matters", "How to cure it")
 

@@ -24,12 +24,6 @@ from signalprop.diagnosis.engine import DEFAULT_RULES
 
 RULES = {one.rule.code: one.rule for one in DEFAULT_RULES}
 
-#: cures that name a rule which does not name them, each with the reason
-NOT_NAMED_BACK = {
-    # to be named by the rules of the time axis, which tell depth from time
-    **{name: {"SP101"} for name in ("lstm", "gru", "forget-bias", "chrono")},
-    "identity-recurrent": {"SP101", "SP102"},
-}
 #: cures for users who know what they want: no finding asks for one rather than for another
 NO_RULE = {"glorot-init", "lecun-init", "delta-orthogonal-init", "shaped-activation"}
 
@@ -91,7 +85,7 @@ def test_what_a_rule_names_treats_it(code):
 def test_what_a_cure_treats_names_it(one):
     assert set(one.treats) <= set(RULES)
     silent = {code for code in one.treats if one.name not in RULES[code].cures}
-    assert silent == NOT_NAMED_BACK.get(one.name, set())
+    assert not silent
     assert bool(one.treats) != (one.name in NO_RULE)
     assert len(set(one.treats)) == len(one.treats)
 

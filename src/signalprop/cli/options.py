@@ -21,7 +21,7 @@ Html = Annotated[Path | None, Parameter(group=OUTPUT)]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `diagnose`, `cure`, `trace` and `spectrum` have in common.
+    """What `diagnose`, `cure`, `trace`, `spectrum` and `horizon` have in common.
 
     Attributes:
         input: Shape of a random input, batch first: 32x3x32x32, or 8x128:int for whole numbers.

@@ -42,7 +42,12 @@ from signalprop.cures.program.updates import clip_gradient, larger_batch, warm_u
 from signalprop.cures.structure.branches import residual_scaling, rezero
 from signalprop.cures.structure.gated import gru, lstm
 from signalprop.cures.structure.normalise import group_norm, input_batchnorm, normalise
-from signalprop.cures.structure.recurrent import chrono, forget_bias, identity_recurrent
+from signalprop.cures.structure.recurrent import (
+    chrono,
+    forget_bias,
+    identity_recurrent,
+    orthogonal_recurrent,
+)
 from signalprop.cures.structure.skips import highway, residual
 from signalprop.cures.weights.initialise import (
     critical_init,
@@ -74,7 +79,7 @@ CURES: tuple[Cure, ...] = (
     # weights: all of them, then single ones
     he_init, glorot_init, lecun_init, orthogonal_init, delta_orthogonal_init, critical_init,
     reinitialise, lsuv, smaller_init, residual_scaling, rezero,
-    identity_recurrent, chrono, forget_bias, pretrain,
+    identity_recurrent, orthogonal_recurrent, chrono, forget_bias, pretrain,
     # training
     rebuild_optimizer, adam, larger_batch, clip_gradient, warm_up,
     lower_learning_rate, raise_learning_rate,

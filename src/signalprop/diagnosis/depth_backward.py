@@ -137,7 +137,7 @@ def exploding(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Finding]:
     How it is detected:
         The largest gain of |delta| between two sites of the spine exceeds `nats` (a factor 1100).
         Growth by a normalisation right after the input or an embedding is left out: it only says
-        that the input is small.
+        that the input is small; so is growth within a recurrent layer, see SP302.
 
     Why it matters:
         One learning rate cannot serve layers whose gradients differ a thousandfold; the step that
@@ -160,7 +160,7 @@ def exploding(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Finding]:
     rise = spine.largest_rise(trace)
     if rise is None:
         return
-    gained = rise.nats - _input_scaling(trace, rise)
+    gained = rise.nats - _input_scaling(trace, rise) - _in_time(trace, rise)
     if gained <= nats:
         return
     layers = max(rise.layers, 1)
@@ -176,6 +176,13 @@ def exploding(evidence: Evidence, *, nats: float = 7.0) -> Iterator[Finding]:
             f"{layers} layers: {rise.split()}"
         ),
     )
+
+
+def _in_time(trace: Trace, rise: spine.Change) -> float:
+    """Nats gained within recurrent layers."""
+    recurrent = {axis.site.partition("#")[0] for axis in trace.time}
+    inside = (b for b in rise.blocks if trace.sites[b.end].module in recurrent)
+    return sum(max(b.decay, 0.0) for b in inside)
 
 
 def _input_scaling(trace: Trace, rise: spine.Change) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from signalprop.capture.batch import Loss
 from signalprop.capture.observe import Pass, check, eager, raise_failure, unwrapped
 from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Trace
-from signalprop.diagnosis import curvature, samples, verdict
+from signalprop.diagnosis import curvature, samples, time_measure, verdict
 from signalprop.diagnosis.depth_backward import BACKWARD_RULES
 from signalprop.diagnosis.depth_forward import FORWARD_RULES, relative_distance
 from signalprop.diagnosis.evidence import Evidence, Leading, OptimizerFacts, WeightFacts
 from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
+from signalprop.diagnosis.lag import Lag
 from signalprop.diagnosis.leading import LEADING_RULES
 from signalprop.diagnosis.leading import measure as measure_leading
 from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
@@ -28,6 +30,7 @@ from signalprop.diagnosis.probe import Probe
 from signalprop.diagnosis.program import PROGRAM_RULES
 from signalprop.diagnosis.program_rate import creeps
 from signalprop.diagnosis.rule import NotApplicable, Rule
+from signalprop.diagnosis.time_rules import TIME_RULES
 from signalprop.diagnosis.units import UNIT_RULES
 from signalprop.errors import SignalpropError
 from signalprop.recurrent.observe import observe
@@ -40,6 +43,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     *MEAN_FIELD_RULES,
     *UNIT_RULES,
     *PROGRAM_RULES,
+    *TIME_RULES,
 )
 
 #: updates that are rehearsed on copies; the loss after them tells a rate that is too large
@@ -62,6 +66,8 @@ def diagnose(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     batch_dim: int | None = None,
+    lag: int | None = None,
+    clip: float | None = None,
     rules: Iterable[Rule] = DEFAULT_RULES,
     ignore: Iterable[str] = (),
     progress: Progress | None = None,
@@ -78,22 +84,28 @@ def diagnose(
         optimizer: the optimizer it is trained with, in its present state; verdicts depend on it.
             Where it is None, plain SGD is assumed and rules about the learning rate are skipped.
         batch_dim: as for `trace`.
+        lag: of recurrent networks, over how many steps the task needs memory: from the error back
+            to the input that it is about. None estimates it from the data, best from a DataLoader,
+            of which up to 1024 samples are taken; a single batch of 64 shows strong ones only.
+        clip: the norm that training clips the gradient to, where it does.
         rules: the rules to run; add your own: `(*sp.DEFAULT_RULES, mine)`.
         ignore: codes to leave out, e.g. `["SP206"]`.
         progress: called with the name of each phase.
 
     Returns:
         The diagnosis: `findings` (issues first), `results` (every rule once), `trace`, `learning`,
-        `noise`, `sharpness`, `verdict`. Print it, show it in a notebook, or `.save("x.html")`.
+        `noise`, `sharpness`, `horizons`, `lag`, `verdict`. Print it, show it in a notebook, or
+        `.save("x.html")`.
 
     Raises:
         BatchError: the batch is empty or of an unknown form.
         LossError: there is no scalar loss that depends on the model.
         ModelError: the model raised for a reason that no rule explains.
-        SignalpropError: a code in `ignore` does not exist.
+        SignalpropError: a code in `ignore` does not exist, or `lag` or `clip` is out of range.
 
     Note:
-        Cost: about ten plain training steps, all rules included.
+        Cost: about ten plain training steps, all rules included; of recurrent networks, some more
+        for the horizon.
 
     Examples:
         >>> import torch, signalprop as sp
@@ -109,6 +121,8 @@ def diagnose(
             f"the optimizer has no parameter groups ({given}); give an instance, for example "
             "torch.optim.SGD(model.parameters(), lr=0.1)"
         )
+    known_lag = None if lag is None else Lag.given(lag)
+    time_measure.check_clip(clip)
     rules = tuple(rules)
     ignored = _known(ignore, rules)
     say = progress or (lambda phase: None)
@@ -125,6 +139,9 @@ def diagnose(
     wanted = {what for rule in asking for what in rule.wants}
     plain = plain_optimizer(optimizer) if optimizer is not None else None
     measured = _measure(model, data, loss, plain, seen, needed, wanted, batch_dim, say)
+    if needed & {"horizon", "clip"} or wanted & {"time", "lag"}:
+        told = replace(measured, lag=known_lag, clip=clip)
+        measured = time_measure.over_time(told, batch, data, loss, batch_dim, say)
     say("rules")
     findings, results = _judge(rules, measured, ignored)
     if not any(f.severity == "issue" for f in findings):
@@ -138,6 +155,8 @@ def diagnose(
         noise=measured.noise,
         sharpness=measured.sharpness,
         verdict=verdict.of(seen.trace, measured, findings),
+        horizons=measured.horizons,
+        lag=None if measured.lag is None else measured.lag.usual or None,
     )
 
 

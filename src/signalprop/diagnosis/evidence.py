@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from signalprop.capture.time import Horizon
 from signalprop.capture.trace import Site, Trace
 from signalprop.diagnosis.finding import Learning
+from signalprop.diagnosis.lag import Lag
 from signalprop.diagnosis.samples import SampleFacts
+from signalprop.diagnosis.time_facts import TimeFacts
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,12 @@ class Evidence:
         samples: what the losses of single samples tell; None where no rule asks, as hardly a unit
             is dead or saturated, delta reaches every sample and updates lower the loss, or where
             it cannot be known.
+        horizons: how far back in time credit reaches, of every recurrent layer and direction; none
+            where nothing recurs.
+        time: what one more pass tells of recurrent modules; None where nothing recurs.
+        lag: over how many steps the task needs memory, as given, or as the data show; None where
+            neither says so, or nothing recurs.
+        clip: the norm that the gradient is clipped to, as given.
     """
 
     trace: Trace
@@ -114,6 +123,10 @@ class Evidence:
     weights: Mapping[str, WeightFacts]
     missing: Mapping[str, str]
     samples: SampleFacts | None = None
+    horizons: tuple[Horizon, ...] = ()
+    time: TimeFacts | None = None
+    lag: Lag | None = None
+    clip: float | None = None
 
     def site_of_module(self, path: str) -> Site | None:
         """The first site of a module."""

@@ -15,11 +15,12 @@ class RuleInfo:
     """What is known about a rule.
 
     Attributes:
-        code: `SP1xx` for depth and units, `SP2xx` for the program.
+        code: `SP1xx` for depth and units, `SP2xx` for the program, `SP3xx` for time.
         title: a short sentence.
         severity: of its findings, unless the finding says otherwise.
         needs: what it needs besides the trace's forward half: any of `deltas`, `learning`,
-            `noise`, `sharpness`, `leading`, `optimizer`; without them it is skipped.
+            `noise`, `sharpness`, `leading`, `optimizer`, `horizon`, `clip`; without them it is
+            skipped.
         wants: what is measured for it where it can be, and missed without harm.
         cures: names of the cures that treat it, best first.
         thresholds: names and defaults of its keyword arguments.

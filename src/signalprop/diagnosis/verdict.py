@@ -15,6 +15,7 @@ from signalprop.diagnosis.rule import NotApplicable
 #: causes before their consequences: a wrong program explains what it does to the signal
 _ORDER = (
     "SP202 SP207 SP205 SP203 SP204 SP209 SP212 SP201 SP213 SP208 SP206 SP214 SP210 SP110 SP111 "
+    "SP306 SP304 SP305 SP307 SP302 SP308 SP303 SP301 "
     "SP101 SP102 SP105 SP104 SP109 SP107 SP106 SP108 SP112 SP113 SP117 SP114 SP115 SP116 SP103 "
     "SP211 SP215"
 ).split()

@@ -12,10 +12,12 @@ from signalprop.cures.cure import DoesNotApply, cure
 from signalprop.cures.program.seen import again, prepared
 from signalprop.cures.surgery import copied
 from signalprop.cures.training import Training
+from signalprop.diagnosis.engine import diagnose
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.program_finite import not_finite
 from signalprop.diagnosis.program_gradient import unused
 from signalprop.diagnosis.rule import NotApplicable
+from signalprop.diagnosis.time_cut import truncated
 
 
 @cure("freeze", treats=("SP201",), changes="training")
@@ -79,7 +81,7 @@ def _folded(idle: list[str], trained: list[str]) -> list[str]:
     return list(found)
 
 
-@cure("reconnect", treats=("SP201",), changes="training")
+@cure("reconnect", treats=("SP201", "SP306"), changes="training")
 def reconnect(training: Training, data: Any) -> Training:
     """Bring a part that is cut off back on the way to the loss: to be done by hand.
 
@@ -90,9 +92,9 @@ def reconnect(training: Training, data: Any) -> Training:
     Raises:
         DoesNotApply: says which part is cut off, and what to change.
     """
-    told = _told(unused, training, data)
+    told = _told(unused, training, data) or _cut(training, data)
     if told is None:
-        raise DoesNotApply("every trained parameter gets a gradient")
+        raise DoesNotApply("every trained parameter gets a gradient, and no state is cut off")
     raise DoesNotApply(
         f"only forward() itself can be repaired: {told} Take .detach(), .data, .item(), no_grad() "
         "and argmax off its way to the loss, call what is never called, or freeze it"
@@ -117,6 +119,14 @@ def guard_operation(training: Training, data: Any) -> Training:
         f"only the operation itself can be repaired: {told} Write log(x + eps), sqrt(x + eps), "
         "x / (sum + eps), or torch.softmax and logsumexp in place of your own exp"
     )
+
+
+def _cut(training: Training, data: Any) -> str | None:
+    """What the rule about truncation says of a program."""
+    found = diagnose(
+        training.model, again(prepared(training, data)), training.loss, rules=(truncated,)
+    ).findings
+    return next((f.explanation for f in found), None)
 
 
 def _told(judge: Callable[..., Any], training: Training, data: Any) -> str | None:

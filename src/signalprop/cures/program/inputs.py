@@ -18,7 +18,7 @@ from signalprop.cures.program.steps import Cleaned, Normalised, finite_samples, 
 from signalprop.cures.training import Training
 
 
-@cure("normalise-inputs", treats=("SP111", "SP206"), changes="settings")
+@cure("normalise-inputs", treats=("SP111", "SP206", "SP305", "SP307"), changes="settings")
 def normalise_inputs(
     training: Training, data: Any, *, most: int = 64, harmless: float = 10.0
 ) -> Training:

@@ -43,7 +43,7 @@ def warm_up(training: Training, data: Any, *, updates: int = 100) -> Training:
     )
 
 
-@cure("clip-gradient", treats=("SP102", "SP210"), changes="settings")
+@cure("clip-gradient", treats=("SP102", "SP210", "SP302"), changes="settings")
 def clip_gradient(
     training: Training, data: Any, *, measured: int = 16, share: float = 0.03
 ) -> Training:

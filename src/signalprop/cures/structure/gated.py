@@ -32,7 +32,7 @@ class LSTMAsRNN(nn.LSTM):
         return output, ((h, c) if isinstance(hx, tuple) else h)
 
 
-@cure("lstm", treats=("SP101",))
+@cure("lstm", treats=("SP301", "SP302", "SP303", "SP308"))
 def lstm(model: nn.Module, *, inplace: bool = False, forget_bias: float = 1.0) -> nn.Module:
     r"""Replace `nn.RNN` by an LSTM: c_t = f c_{t-1} + i g, h_t = o tanh(c_t).
 
@@ -79,7 +79,7 @@ def lstm(model: nn.Module, *, inplace: bool = False, forget_bias: float = 1.0) -
     return operate(model, change, inplace=inplace)
 
 
-@cure("gru", treats=("SP101",))
+@cure("gru", treats=("SP301", "SP302", "SP303", "SP308"))
 def gru(model: nn.Module, *, inplace: bool = False, keep_bias: float = 1.0) -> nn.Module:
     r"""Replace `nn.RNN` by `nn.GRU`, `nn.RNNCell` by `nn.GRUCell`: h_t = z h_{t-1} + (1 - z) n.
 

@@ -13,13 +13,14 @@ from signalprop.cures.cure import DoesNotApply, cure
 from signalprop.cures.structure.flow import flow
 from signalprop.cures.surgery import copied
 from signalprop.errors import SignalpropError
+from signalprop.nets.recurrent.starts import identity_rnn_, orthogonal_recurrent_
 
 _LSTMS = (nn.LSTM, nn.LSTMCell)
 _GRUS = (nn.GRU, nn.GRUCell)
 _PLAIN = (nn.RNN, nn.RNNCell)
 
 
-@cure("forget-bias", treats=("SP101",))
+@cure("forget-bias", treats=("SP301", "SP303", "SP304"))
 def forget_bias(model: nn.Module, *, inplace: bool = False, value: float = 1.0) -> nn.Module:
     r"""Set the bias of every LSTM forget gate, so that it begins by remembering.
 
@@ -56,7 +57,7 @@ def forget_bias(model: nn.Module, *, inplace: bool = False, value: float = 1.0) 
     return _changed(model, change, inplace)
 
 
-@cure("chrono", treats=("SP101",), changes="model with data")
+@cure("chrono", treats=("SP301", "SP303", "SP304"), changes="model with data")
 def chrono(
     model: nn.Module, data: Any, *, inplace: bool = False, longest: int | None = None
 ) -> nn.Module:
@@ -72,7 +73,7 @@ def chrono(
         data: a batch, of which the sequences' length T is taken: of a layer its longest sequence,
             of a cell how often it is called in a pass.
         inplace: change the model itself instead of a copy.
-        longest: T, where the data's is not meant.
+        longest: T, where the data's is not meant: the lag of the task, where it is known.
 
     Returns:
         The changed model.
@@ -107,7 +108,7 @@ def chrono(
     return _changed(model, change, inplace)
 
 
-@cure("identity-recurrent", treats=("SP101", "SP102"))
+@cure("identity-recurrent", treats=("SP301", "SP302", "SP303", "SP308"))
 def identity_recurrent(
     model: nn.Module, *, inplace: bool = False, input_std: float | None = None
 ) -> nn.Module:
@@ -137,36 +138,48 @@ def identity_recurrent(
         raise DoesNotApply("there is neither an nn.RNN nor an nn.RNNCell")
 
     def change(root: nn.Module) -> None:
-        done: set[int] = set()
+        if any(isinstance(m, _PLAIN) and m.nonlinearity == "relu" for m in root.modules()):
+            identity_rnn_(root, input_std=input_std)
         for module in root.modules():
-            if not isinstance(module, _PLAIN):
-                continue
-            rectified = module.nonlinearity == "relu"
-            for name, p in module._parameters.items():
-                if p is None or id(p) in done:
-                    continue
-                done.add(id(p))
-                if name.startswith("bias"):
-                    p.zero_()
-                elif name.startswith("weight_hh"):
-                    _keeping(p, rectified)
-                elif rectified and input_std is not None:
-                    p.normal_(0.0, input_std)
+            if isinstance(module, _PLAIN) and module.nonlinearity == "tanh":
+                orthogonal_recurrent_(module, zero_bias=True)
 
     return _changed(model, change, inplace)
 
 
-def _keeping(weight: Tensor, identity: bool) -> None:
-    """The identity, or a random orthogonal matrix, which LAPACK makes in no half precision."""
-    if identity:
-        nn.init.eye_(weight)
-        return
-    wide = weight.dtype in (torch.float32, torch.float64)
-    made = torch.empty_like(weight, dtype=weight.dtype if wide else torch.float32)
-    weight.copy_(nn.init.orthogonal_(made))
+@cure(
+    "orthogonal-recurrent",
+    treats=("SP301", "SP302", "SP303", "SP305", "SP307", "SP308"),
+)
+def orthogonal_recurrent(
+    model: nn.Module, *, inplace: bool = False, gain: float = 1.0
+) -> nn.Module:
+    r"""Start every recurrence with an orthogonal matrix, that of each gate by itself.
+
+    All singular values of W_hh are `gain` (Saxe, McClelland & Ganguli 2014; Henaff, Szlam & LeCun
+    2016): with 1 no direction is stretched, and what shrinks is the slopes alone. Input weights and
+    biases stay. Random numbers are torch's own.
+
+    Args:
+        model: any module.
+        inplace: change the model itself instead of a copy.
+        gain: of the matrices.
+
+    Returns:
+        The changed model.
+
+    Raises:
+        DoesNotApply: there is no recurrent layer or cell of torch.
+        SignalpropError: the gain is not a number above 0.
+    """
+    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain < math.inf:
+        raise SignalpropError(f"gain has to be a number above 0, for example 1.0, not {gain!r}")
+    if not any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) for m in model.modules()):
+        raise DoesNotApply("there is no recurrent layer or cell of torch")
+    return _changed(model, lambda root: orthogonal_recurrent_(root, gain), inplace)
 
 
-def _changed(model: nn.Module, change: Callable[[nn.Module], None], inplace: bool) -> nn.Module:
+def _changed(model: nn.Module, change: Callable[[nn.Module], object], inplace: bool) -> nn.Module:
     root = model if inplace else copied(model)
     with torch.no_grad():
         change(root)

@@ -28,6 +28,7 @@ FAMILIES: tuple[frozenset[str], ...] = tuple(
         "residual-scaling rezero",
         # recurrent layers, and how they begin
         "lstm gru identity-recurrent",
+        "identity-recurrent orthogonal-recurrent",
         "chrono forget-bias identity-recurrent",
         # the end of the network, and its loss
         "use-cross-entropy use-bce-with-logits use-mse",
