@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from signalprop.capture.trace import Block as Block
     from signalprop.capture.trace import Site as Site
     from signalprop.capture.trace import Trace as Trace
+    from signalprop.config import show_config as show_config
     from signalprop.cures.trials.prove import cure as cure
     from signalprop.cures.trials.result import Trial as Trial
     from signalprop.cures.trials.result import Trials as Trials
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from signalprop.jacobian.spectra import Spectra as Spectra
     from signalprop.jacobian.spectra import Spectrum as Spectrum
     from signalprop.jacobian.spectrum import spectrum as spectrum
+    from signalprop.memory import keep_memory as keep_memory
     from signalprop.recurrent.horizon import horizon as horizon
     from signalprop.recurrent.horizon_result import Horizons as Horizons
     from signalprop.recurrent.observe import trace as trace
@@ -60,6 +62,8 @@ _HOMES = {
     "cure": "signalprop.cures.trials.prove",
     "Trials": "signalprop.cures.trials.result",
     "Trial": "signalprop.cures.trials.result",
+    "keep_memory": "signalprop.memory",
+    "show_config": "signalprop.config",
 }
 _ROOMS = ("cures", "nets", "theory")
 

@@ -8,6 +8,7 @@ from signalprop.recurrent.cells.lstm import LSTM
 from signalprop.recurrent.cells.products import Product
 from signalprop.recurrent.cells.record import Deltas
 from signalprop.recurrent.cells.rnn import RNN
+from signalprop.recurrent.compiled import build
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)[..., None]
 
@@ -19,29 +20,38 @@ def some(*shape):
 CELLS = {
     "lstm": (
         lambda m, *a: LSTM.apply(*a, None, m, Deltas()),
-        lambda: (some(4, 3, 16), some(16, 4), some(3, 4), some(3, 4)),
+        lambda: (some(4, 3, 2), some(16, 2), some(16), some(16, 4), some(3, 4), some(3, 4)),
     ),
     "projected": (
-        lambda m, *a: LSTM.apply(*a, m, Deltas()),
-        lambda: (some(4, 3, 16), some(16, 2), some(3, 2), some(3, 4), some(2, 4)),
+        lambda m, *a: LSTM.apply(*a[:2], None, *a[2:], m, Deltas()),
+        lambda: (
+            some(4, 3, 2), some(16, 2), some(16, 2), some(3, 2), some(3, 4), some(2, 4),
+        ),
     ),
     "gru": (
         lambda m, *a: GRU.apply(*a, m, Deltas()),
-        lambda: (some(4, 3, 12), some(12, 4), some(12), some(3, 4)),
+        lambda: (some(4, 3, 2), some(12, 2), some(12), some(12, 4), some(12), some(3, 4)),
     ),
     "gru without a bias": (
-        lambda m, a, b, c: GRU.apply(a, b, None, c, m, Deltas()),
-        lambda: (some(4, 3, 12), some(12, 4), some(3, 4)),
+        lambda m, a, b, c, d: GRU.apply(a, b, None, c, None, d, m, Deltas()),
+        lambda: (some(4, 3, 2), some(12, 2), some(12, 4), some(3, 4)),
     ),
     "tanh": (
         lambda m, *a: RNN.apply(*a, m, False, Deltas()),
-        lambda: (some(4, 3, 4), some(4, 4), some(3, 4)),
+        lambda: (some(4, 3, 2), some(4, 2), some(4), some(4, 4), some(3, 4)),
     ),
     "relu": (
         lambda m, *a: RNN.apply(*a, m, True, Deltas()),
-        lambda: (some(4, 3, 4), some(4, 4), some(3, 4)),
+        lambda: (some(4, 3, 2), some(4, 2), some(4), some(4, 4), some(3, 4)),
     ),
-}
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, params=["pure", "compiled"])
+def _way(request, monkeypatch):
+    monkeypatch.setenv("SIGNALPROP_COMPILED", "0" if request.param == "pure" else "1")
+    if request.param == "compiled" and build.library() is None:
+        pytest.skip(build.status())
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "ended"])

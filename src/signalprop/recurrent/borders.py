@@ -2,6 +2,10 @@
 
 Whatever torch runs a layer with (oneDNN, cuDNN, its own loop) runs here, too. The state that one
 chunk hands to the next is an ordinary tensor, whose gradient autograd knows.
+
+On a CPU a chunk costs oneDNN a part of its time again (its weights are turned round for each), so
+where the compiled loops have been built they run all steps at once and the same borders are read.
+Nothing is built for it.
 """
 
 from __future__ import annotations
@@ -14,10 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from signalprop.recurrent import stepwise
 from signalprop.recurrent.call import Weights, going, padded
+from signalprop.recurrent.cells.record import Deltas
+from signalprop.recurrent.compiled.loops import fits
 
-#: steps of a chunk, at least and at most; a sequence has about PARTS of them
-FEWEST, MOST, PARTS = 20, 50, 16
+#: steps of a chunk, at least and at most: every start of torch's kernels costs
+FEWEST, MOST = 20, 50
+#: chunks of a short sequence, and of one that is seen closely
+FEW, MANY = 2, 16
 
 
 @dataclass
@@ -55,6 +64,29 @@ class Border:
 
 
 @dataclass
+class Read:
+    """A border that the compiled loops have passed.
+
+    Attributes:
+        step: steps before it.
+        deltas: of all borders.
+        index: of this one among them.
+    """
+
+    step: int
+    deltas: Deltas
+    index: int
+
+    def h(self) -> Tensor | None:
+        """dL/dh of the state, (B, P)."""
+        return None if self.deltas.h is None else self.deltas.h[self.index]
+
+    def c(self) -> Tensor | None:
+        """dL/dc of the state, (B, H); None without a cell."""
+        return None if self.deltas.c is None else self.deltas.c[self.index]
+
+
+@dataclass
 class Chunked:
     """Runs layers in chunks.
 
@@ -74,7 +106,7 @@ class Chunked:
     fewest: int = FEWEST
     gated: bool = False
     gates: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
-    seen: dict[tuple[int, int], list[Border]] = field(default_factory=dict)
+    seen: dict[tuple[int, int], list[Border | Read]] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -85,12 +117,26 @@ class Chunked:
         sizes: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One layer in one direction."""
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):  # cuDNN's weights: once, not by chunk
+            narrow = torch.get_autocast_dtype("cuda")
+            with torch.autocast("cuda", enabled=False):
+                states = tuple(s.to(narrow) for s in states)
+                return self(place, x.to(narrow), states, stepwise.cast(weights, narrow), sizes)
         steps = len(x)
-        size = self.chunk or min(max(-(-steps // PARTS), self.fewest), MOST)
-        flat = [w for w in weights if w is not None]
-        borders = self.seen[place] = [Border(0, [None] * len(states))]
-        states = tuple(_seen(s, borders[-1], i) for i, s in enumerate(states))
+        parts = MANY if self.gated else FEW
+        size = self.chunk or min(max(-(-steps // parts), self.fewest), MOST)
+        flat = _together(weights) if x.is_cuda else [w for w in weights if w is not None]
+        first = Border(0, [None] * len(states))
+        borders: list[Border | Read] = [first]
+        self.seen[place] = borders
+        states = tuple(_seen(s, first, i) for i, s in enumerate(states))
+        if not torch.is_autocast_enabled(x.device.type) and fits(
+            weights[1], x, *flat, *states, build_now=False
+        ):
+            return self._at_once(place, x, states, weights, sizes, size)
         start, outputs = states[0], list[Tensor]()
+        before: list[Tensor] = []
+        cells: list[Tensor] = []
         for begin in range(0, steps, size):
             end = min(begin + size, steps)
             handed = states
@@ -100,16 +146,14 @@ class Chunked:
             )  # fmt: skip
             border = Border(end, [None] * len(states))
             if self.op == "lstm":
-                before = output[-2] if end - begin > 1 else handed[0]
-                border.slope = _slope(x[end - 1], before, states[1], weights)
-                border.project = None if weights[4] is None else weights[4].detach()
-                if sizes is not None:  # what has ended is handed on as it is
-                    last = going(sizes[end - 1 : end], x.shape[1], x.device)[0]
-                    border.slope = border.slope * last[:, None]
+                before.append(output[-2] if end - begin > 1 else handed[0])
+                cells.append(states[1])
             _watch(output, border)
             states = tuple(_seen(s, border, i) for i, s in enumerate(states))
             borders.append(border)
             outputs.append(output)
+        if self.op == "lstm":
+            _slope(borders[1:], x, before, cells, weights, sizes)
         whole = torch.cat(outputs)
         if self.gated and self.op in ("lstm", "gru"):
             mask = None
@@ -117,6 +161,25 @@ class Chunked:
                 mask = going(sizes, x.shape[1], x.device)[..., None]
             self.gates[place] = _gates(x, start, whole, weights), mask
         return whole, states
+
+    def _at_once(
+        self,
+        place: tuple[int, int],
+        x: Tensor,
+        states: tuple[Tensor, ...],
+        weights: Weights,
+        sizes: Tensor | None,
+        size: int,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        ends = [min(begin + size, len(x)) for begin in range(0, len(x), size)]
+        gated = self.gated and self.op in ("lstm", "gru")
+        deltas = Deltas([end - 1 for end in ends], gated)
+        self.seen[place] += [Read(end, deltas, k) for k, end in enumerate(ends)]
+        mask = stepwise.ended(x, sizes)
+        made = stepwise.run(self.op, x, states, weights, mask, deltas)
+        if deltas.gates is not None:
+            self.gates[place] = deltas.gates, mask
+        return made
 
     def _part(
         self,
@@ -129,11 +192,12 @@ class Chunked:
         alive = x.shape[1] if sizes is None else int(sizes[0])
         handed = tuple(s[None, :alive] for s in states)
         hx = handed if self.op == "lstm" else handed[0]
+        train = torch.is_grad_enabled()  # cuDNN goes back only where it was told so
         if sizes is None:
-            output, *ends = self.function(x, hx, flat, biases, 1, 0.0, False, False, False)
+            output, *ends = self.function(x, hx, flat, biases, 1, 0.0, train, False, False)
             return output, tuple(s[0] for s in ends)
         mask = going(sizes, x.shape[1], x.device)
-        rows, *ends = self.function(x[mask], sizes, hx, flat, biases, 1, 0.0, False, False)
+        rows, *ends = self.function(x[mask], sizes, hx, flat, biases, 1, 0.0, train, False)
         both = zip(ends, states, strict=True)
         return padded(rows, mask), tuple(torch.cat([e[0], s[alive:]]) for e, s in both)
 
@@ -148,14 +212,40 @@ def _gates(x: Tensor, start: Tensor, outputs: Tensor, weights: Weights) -> Tenso
 
 
 @torch.no_grad()
-def _slope(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Tensor:
-    """dh_t/dc_t = o (1 - tanh(c_t)^2), o from what the cell was given at this step."""
-    w_ih, w_hh, b_ih, b_hh, _ = weights
+def _slope(
+    borders: list[Border | Read],
+    x: Tensor,
+    before: list[Tensor],
+    cells: list[Tensor],
+    weights: Weights,
+    sizes: Tensor | None,
+) -> None:
+    """dh_t/dc_t = o (1 - tanh(c_t)^2) of all borders, o from what the cell was given there."""
+    w_ih, w_hh, b_ih, b_hh, w_hr = weights
+    c, last = torch.stack(cells), [border.step - 1 for border in borders]
     rows = slice(3 * c.shape[-1], None)
-    o = x @ w_ih[rows].t() + h @ w_hh[rows].t()
-    if b_ih is not None and b_hh is not None:
-        o = o + b_ih[rows] + b_hh[rows]
-    return o.sigmoid() * (1 - c.tanh().square())
+    o = F.linear(x[last], w_ih[rows], None if b_ih is None else b_ih[rows])
+    o = o + F.linear(torch.stack(before), w_hh[rows], None if b_hh is None else b_hh[rows])
+    slopes = o.sigmoid() * (1 - c.tanh().square())
+    if sizes is not None:  # what has ended is handed on as it is
+        slopes = slopes * going(sizes[last], x.shape[1], x.device)[..., None]
+    for border, slope in zip(borders, slopes, strict=True):
+        assert isinstance(border, Border)
+        border.slope = slope
+        border.project = None if w_hr is None else w_hr.detach()
+
+
+def _together(weights: Weights) -> list[Tensor]:
+    """The weights in one buffer, in cuDNN's order: elsewhere it copies them at every chunk."""
+    w_ih, _, b_ih, _, w_hr = weights
+    flat = [w for w in weights if w is not None]
+    if w_hr is not None or w_ih.untyped_storage().nbytes() == sum(w.nbytes for w in flat):
+        return flat
+    parts = [w.reshape(-1) for w in flat]
+    if b_ih is None:
+        parts.append(w_ih.new_zeros(2 * len(w_ih)))  # cuDNN keeps room for biases
+    views = torch.cat(parts).split([len(p) for p in parts])
+    return [v.view_as(w) for v, w in zip(views, flat, strict=False)]
 
 
 def _seen(state: Tensor, border: Border, i: int) -> Tensor:

@@ -32,3 +32,8 @@ def again(
     )
     found = iter(made)
     return [next(found) if x is not None and x.requires_grad else None for x in given]
+
+
+def as_forward(like: Tensor) -> torch.autocast:
+    """Autocast off, as it is while the cells run forward, wherever the backward pass is started."""
+    return torch.autocast(like.device.type, enabled=False)

@@ -1,12 +1,11 @@
 """LSTM, one layer in one direction, with every dL/dh_t and dL/dc_t written down on the way back.
 
-    i, f, o = sigmoid(pre + W_hh h),  g = tanh(pre + W_hh h)
-    c_t = f c_(t-1) + i g,  h_t = o tanh(c_t), or W_hr (o tanh(c_t)) with a projection
+    i, f, o = sigmoid(z),  g = tanh(z),  z = W_ih x_t + b + W_hh h
+    c_t = f c_(t-1) + i g,  h_t = o tanh(c_t), or W_hr (o tanh c_t) with a projection
 
 (Hochreiter & Schmidhuber 1997; the forget gate: Gers, Schmidhuber & Cummins 2000.) What the input
-adds, `pre` = W_ih x + b, is made for all steps at once by whoever calls. On the way back the local
-derivatives are made for many steps at once, too: what is left of a step is one matrix product and a
-handful of elementwise operations.
+adds is made for many steps at once, and so are the gradients of the weights. In between, a span of
+steps runs in the compiled loop where there is one, in `Steps` otherwise.
 """
 
 from __future__ import annotations
@@ -15,26 +14,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from signalprop.recurrent.cells.again import again
-from signalprop.recurrent.cells.products import Product
+from signalprop.recurrent.cells.again import again, as_forward
+from signalprop.recurrent.cells.bulk import Sums, backwards, linear, spans
+from signalprop.recurrent.cells.products import Product, tanh
 from signalprop.recurrent.cells.record import Deltas
-
-#: steps whose local derivatives are held at a time
-SPAN = 64
+from signalprop.recurrent.compiled.loops import CompiledLSTM, fits
 
 
 class LSTM(torch.autograd.Function):
-    """(pre, w_hh, h0, c0, w_hr, mask, deltas) -> (h of every step, h_T, c_T).
+    """(x, w_ih, bias, w_hh, h0, c0, w_hr, mask, deltas) -> (h of every step, h_T, c_T).
 
-    pre (T, B, 4 H) in torch's order i, f, g, o; w_hh (4 H, P); h0 (B, P), c0 (B, H); w_hr (P, H)
-    or None, then P = H; mask (T, B, 1), False where a sequence has ended, or None.
+    x (T, B, I); w_ih (4 H, I) in torch's order i, f, g, o; bias (4 H,) or None; w_hh (4 H, P); h0
+    (B, P), c0 (B, H); w_hr (P, H) or None, then P = H; mask (T, B, 1), False where a sequence has
+    ended, or None.
     """
 
     @staticmethod
     def forward(  # pyrefly: ignore[bad-override]
         ctx: Any,
-        pre: Tensor,
+        x: Tensor,
+        w_ih: Tensor,
+        bias: Tensor | None,
         w_hh: Tensor,
         h0: Tensor,
         c0: Tensor,
@@ -43,99 +45,200 @@ class LSTM(torch.autograd.Function):
         deltas: Deltas,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All steps; gates and states are kept."""
-        steps, rows, width = pre.shape
-        hidden = width // 4
-        # tanh z = 2 sigmoid(2 z) - 1: torch's tanh costs four times its sigmoid on a CPU
-        twice = pre.new_ones(width)
-        twice[2 * hidden : 3 * hidden] = 2
-        gates = pre * twice
-        cells = pre.new_empty(steps + 1, *c0.shape)
-        squashed = torch.empty_like(cells[1:])
-        outputs = pre.new_empty(steps + 1, *h0.shape)
+        steps, rows, _ = x.shape
+        gates = x.new_empty(steps, rows, len(w_ih))
+        cells = x.new_empty(steps + 1, *c0.shape)
+        outputs = x.new_empty(steps + 1, *h0.shape)
         cells[0], outputs[0] = c0, h0
-        product = Product(w_hh * twice[:, None], rows)
-        for t in range(steps):
-            i, f, g, o = product.added(outputs[t], gates[t]).sigmoid_().chunk(4, -1)
-            g.mul_(2).sub_(1)
-            torch.mul(f, cells[t], out=cells[t + 1]).addcmul_(i, g)
-            tanh = torch.mul(cells[t + 1], 2, out=squashed[t]).sigmoid_().mul_(2).sub_(1)
-            if w_hr is None and mask is None:
-                torch.mul(o, tanh, out=outputs[t + 1])
-                continue
-            h = o * tanh if w_hr is None else (o * tanh) @ w_hr.t()
-            outputs[t + 1] = h
-            if mask is not None:
-                cells[t + 1] = torch.where(mask[t], cells[t + 1], cells[t])
-                outputs[t + 1] = torch.where(mask[t], h, outputs[t])
-        ctx.save_for_backward(pre, w_hh, h0, c0, w_hr, mask, gates, cells, squashed, outputs)
+        loop = _loop(w_hh, w_hr, rows, x, w_ih, h0, c0)
+        for a, b in spans(gates, w_hh):
+            linear(x[a:b], w_ih, bias, gates[a:b])
+            going = None if mask is None else mask[a:b]
+            loop.forward(gates[a:b], going, cells[a : b + 1], outputs[a : b + 1])
+        ctx.save_for_backward(x, w_ih, bias, w_hh, h0, c0, w_hr, mask, gates, cells, outputs)
         ctx.deltas = deltas
-        deltas.gates, deltas.mask = gates, mask
+        deltas.forward(gates, mask)
         return outputs[1:], outputs[-1].clone(), cells[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """All steps back; with `create_graph` through a twin that can be derived again."""
-        pre, w_hh, h0, c0, w_hr, mask, gates, cells, squashed, outputs = ctx.saved_tensors
+        *given, mask, gates, cells, outputs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return (*again(unrolled, (pre, w_hh, h0, c0, w_hr), mask, gradients), None, None)
-        given, dh, dc = gradients
-        dh, dc = dh.clone(), dc.clone()
-        steps, rows, width = gates.shape
-        hidden = width // 4
-        dgates = torch.empty_like(gates)
-        found_h = torch.empty_like(given, memory_format=torch.contiguous_format)
-        found_c = torch.empty_like(cells[1:])
-        made = None if w_hr is None else torch.empty_like(found_c)
-        product = Product(w_hh.t(), rows)
-        for end in range(steps, 0, -SPAN):
-            begin = max(end - SPAN, 0)
-            slopes, of_o, of_c = _slopes(
-                gates[begin:end], cells[begin : end + 1], squashed[begin:end]
-            )
-            for t in range(end - 1, begin - 1, -1):
-                k = t - begin
-                here = torch.add(given[t], dh, out=found_h[t])
-                inner = here if w_hr is None else here @ w_hr
-                if made is not None:
-                    made[t] = inner
-                into = torch.addcmul(dc, inner, of_c[k], out=found_c[t])
-                parts = dgates[t].view(rows, 4, hidden)
-                torch.mul(into.unsqueeze(1), slopes[k], out=parts[:, :3])
-                torch.mul(inner, of_o[k], out=parts[:, 3])
-                if mask is None:
-                    dh = product(dgates[t])
-                    dc = into * gates[t, :, hidden : 2 * hidden]
-                    continue
-                dgates[t] = torch.where(mask[t], dgates[t], 0)
-                dh = torch.where(mask[t], product(dgates[t]), here)
-                found_c[t] = torch.where(mask[t], into, dc)
-                dc = torch.where(mask[t], into * gates[t, :, hidden : 2 * hidden], dc)
-        ctx.deltas.h, ctx.deltas.c = found_h, found_c
-        flat = dgates.flatten(0, 1)
-        d_hh = flat.t() @ outputs[:-1].flatten(0, 1) if ctx.needs_input_grad[1] else None
-        d_hr = None
-        if w_hr is not None and ctx.needs_input_grad[4]:
-            o = gates[..., 3 * hidden :]
-            errors = found_h if mask is None else torch.where(mask, found_h, 0)
-            d_hr = errors.flatten(0, 1).t() @ (o * squashed).flatten(0, 1)
-        return dgates, d_hh, dh, dc, d_hr, None, None
+            return (*again(unrolled, given, mask, gradients), None, None)
+        with as_forward(gates):
+            return _backward(ctx, given, mask, gates, cells, outputs, gradients)
 
 
-def _slopes(gates: Tensor, cells: Tensor, squashed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dc_t/dz of i, f and g, (steps, B, 3, H); dh_t/dz of o and dh_t/dc_t, (steps, B, H)."""
-    i, f, g, o = gates.unflatten(-1, (4, -1)).unbind(-2)
-    slopes = gates.new_empty(*gates.shape[:2], 3, i.shape[-1])
-    torch.mul(i - i * i, g, out=slopes[:, :, 0])
-    torch.mul(f - f * f, cells[:-1], out=slopes[:, :, 1])
-    torch.mul(1 - g * g, i, out=slopes[:, :, 2])
-    return slopes, (o - o * o) * squashed, o * (1 - squashed * squashed)
+def _backward(
+    ctx: Any,
+    given: list[Any],
+    mask: Tensor | None,
+    gates: Tensor,
+    cells: Tensor,
+    outputs: Tensor,
+    gradients: tuple[Tensor, ...],
+) -> tuple[Any, ...]:
+    x, w_ih, _, w_hh, h0, c0, w_hr = given
+    needs = ctx.needs_input_grad
+    arriving, dh, dc = gradients
+    dh, dc = dh.clone(memory_format=DENSE), dc.clone(memory_format=DENSE)
+    found_h, found_c = torch.empty_like(outputs[1:]), torch.empty_like(cells[1:])
+    of_input = Sums(x, w_ih, needs[:3])
+    of_state = Sums(outputs[:-1], w_hh, (False, needs[3], False))
+    of_projection = None if w_hr is None else Sums(cells[1:], w_hr, (False, needs[6], False))
+    loop = _loop(w_hh, w_hr, len(h0), x, dh, dc, arriving, back=True)
+    parts = list(backwards(gates, w_hh))
+    errors = torch.empty_like(gates[: max(b - a for a, b in parts)])
+    for a, b in parts:
+        error, going = errors[: b - a], None if mask is None else mask[a:b]
+        loop.backward(
+            arriving[a:b], going, gates[a:b], cells[a : b + 1],
+            error, found_h[a:b], found_c[a:b], dh, dc,
+        )  # fmt: skip
+        of_input.add(a, b, error)
+        of_state.add(a, b, error)
+        if of_projection is not None and of_projection.weight is not None:
+            made = gates[a:b, :, -c0.shape[-1] :] * cells[a + 1 : b + 1].tanh()
+            here = found_h[a:b] if going is None else torch.where(going, found_h[a:b], 0)
+            of_projection.weight.addmm_(here.flatten(0, 1).t(), made.flatten(0, 1))
+    ctx.deltas.backward(found_h, found_c)
+    d_hr = None if of_projection is None else of_projection.weight
+    return of_input.x, of_input.weight, of_input.bias, of_state.weight, dh, dc, d_hr, None, None
+
+
+DENSE = torch.contiguous_format
+
+
+def _loop(
+    w_hh: Tensor, w_hr: Tensor | None, rows: int, *used: Tensor, back: bool = False
+) -> CompiledLSTM | Steps:
+    if fits(w_hh, w_hr, *used):
+        return CompiledLSTM(w_hh, w_hr)
+    return Steps(w_hh, w_hr, rows, back)
+
+
+class Steps:
+    """A span of steps in torch's operations.
+
+    Args:
+        w_hh: (4 H, P).
+        w_hr: (P, H), or None.
+        rows: B.
+        back: whether steps run back.
+    """
+
+    def __init__(self, w_hh: Tensor, w_hr: Tensor | None, rows: int, back: bool) -> None:
+        self.w_hr = w_hr
+        self.product = Product(w_hh.t() if back else w_hh, rows)
+
+    def forward(self, gates: Tensor, mask: Tensor | None, cells: Tensor, outputs: Tensor) -> None:
+        """Steps forward.
+
+        Args:
+            gates: W_ih x + b, (S, B, 4 H); overwritten.
+            mask: (S, B, 1), or None.
+            cells: (S + 1, B, H), the first one given.
+            outputs: (S + 1, B, P), the first one given.
+        """
+        hidden, squashed = cells.shape[-1], torch.empty_like(cells[0])
+        # every view at once: one by one they cost as much as the arithmetic
+        z, c, h = gates.unbind(0), cells.unbind(0), outputs.unbind(0)
+        inf, g, o = (x.unbind(0) for x in gates.split([2 * hidden, hidden, hidden], -1))
+        i, f = (x.unbind(0) for x in gates.split(hidden, -1)[:2])
+        for t in range(len(gates)):
+            self.product.added(h[t], z[t])
+            inf[t].sigmoid_()
+            tanh(g[t], g[t])
+            o[t].sigmoid_()
+            torch.mul(f[t], c[t], out=c[t + 1]).addcmul_(i[t], g[t])
+            tanh(c[t + 1], squashed)
+            if self.w_hr is None:
+                torch.mul(o[t], squashed, out=h[t + 1])
+            else:
+                torch.mm(o[t] * squashed, self.w_hr.t(), out=h[t + 1])
+            if mask is not None:
+                c[t + 1].copy_(torch.where(mask[t], c[t + 1], c[t]))
+                h[t + 1].copy_(torch.where(mask[t], h[t + 1], h[t]))
+
+    def backward(
+        self,
+        given: Tensor,
+        mask: Tensor | None,
+        gates: Tensor,
+        cells: Tensor,
+        error: Tensor,
+        found_h: Tensor,
+        found_c: Tensor,
+        dh: Tensor,
+        dc: Tensor,
+    ) -> None:
+        """Steps back.
+
+        Args:
+            given: gradient of the outputs, (S, B, P).
+            mask: (S, B, 1), or None.
+            gates: (S, B, 4 H).
+            cells: (S + 1, B, H).
+            error: gets dL/dz, (S, B, 4 H).
+            found_h: gets dL/dh_t, (S, B, P).
+            found_c: gets dL/dc_t, (S, B, H).
+            dh: gradient of the last h, (B, P); gets that of the first.
+            dc: the same of c, (B, H).
+        """
+        last_h, last_c, w_hr = dh, dc, self.w_hr
+        slopes, of_c = (x.unbind(0) for x in _slopes(gates, cells))
+        forget = gates.chunk(4, -1)[1].unbind(0)
+        h_t, c_t, given_t = found_h.unbind(0), found_c.unbind(0), given.unbind(0)
+        rows, parts = error.unbind(0), [x.unbind(0) for x in error.chunk(4, -1)]
+        for t in range(len(gates) - 1, -1, -1):
+            inner = here = torch.add(given_t[t], dh, out=h_t[t])
+            if w_hr is not None:
+                inner = here @ w_hr
+            into = torch.addcmul(dc, inner, of_c[t], out=c_t[t])
+            i, f, g, o = slopes[t].unbind(0)
+            torch.mul(into, i, out=parts[0][t])
+            torch.mul(into, f, out=parts[1][t])
+            torch.mul(into, g, out=parts[2][t])
+            torch.mul(inner, o, out=parts[3][t])
+            if mask is None:
+                dh = self.product(rows[t])
+                dc = into * forget[t]
+                continue
+            rows[t].masked_fill_(~mask[t], 0)
+            dh = torch.where(mask[t], self.product(rows[t]), here)
+            kept, dc = dc, torch.where(mask[t], into * forget[t], dc)
+            into.copy_(torch.where(mask[t], into, kept))
+        last_h.copy_(dh)
+        last_c.copy_(dc)
+
+
+def _slopes(gates: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """dc_t/dz of i, f and g and dh_t/dz of o, (steps, 4, B, H); dh_t/dc_t, (steps, B, H)."""
+    i, f, g, o = gates.chunk(4, -1)
+    slopes = gates.new_empty(len(gates), 4, *cells.shape[1:])
+    squashed = cells[1:].tanh()
+    of_i, of_f, of_g, of_o = slopes.unbind(1)
+    sigmoid, tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+    sigmoid.grad_input(g, i, grad_input=of_i)  # g i (1 - i)
+    sigmoid.grad_input(cells[:-1], f, grad_input=of_f)
+    tanh.grad_input(i, g, grad_input=of_g)  # i (1 - g^2)
+    sigmoid.grad_input(squashed, o, grad_input=of_o)
+    return slopes, tanh(o, squashed)
 
 
 def unrolled(
-    pre: Tensor, w_hh: Tensor, h: Tensor, c: Tensor, w_hr: Tensor | None, mask: Tensor | None
+    x: Tensor,
+    w_ih: Tensor,
+    bias: Tensor | None,
+    w_hh: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_hr: Tensor | None,
+    mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same as `LSTM`, step by step in torch's own operations."""
-    outputs = []
+    pre, outputs = F.linear(x, w_ih, bias), list[Tensor]()
     for t in range(len(pre)):
         i, f, g, o = (pre[t] + h @ w_hh.t()).chunk(4, -1)
         new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
