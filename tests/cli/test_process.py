@@ -72,9 +72,10 @@ def test_answers_without_torch(words):
 
 @pytest.mark.parametrize(
     "command",
-    "|diagnose|cure|trace|spectrum|horizon|rules|explain|study|theory|theory defaults|theory phase".split(
-        "|"
-    ),
+    (
+        "|diagnose|cure|trace|spectrum|horizon|rules|explain|study|theory"
+        "|theory defaults|theory phase"
+    ).split("|"),
 )
 def test_help(command):
     ran = process(*command.split(), "--help")

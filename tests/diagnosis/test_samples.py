@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tests.diagnosis.support import evidence_of, features, judge, mlp, optimizer_facts, outcome
 from torch import nn
 
-from signalprop.diagnosis.program_output import unfit_output
+from signalprop.diagnosis.program.output import unfit_output
 from signalprop.diagnosis.samples import SAMPLES, measure, output_activation, silent_share
 
 N = 96

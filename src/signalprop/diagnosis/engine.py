@@ -16,22 +16,23 @@ from signalprop.capture.batch import Loss
 from signalprop.capture.observe import Pass, check, eager, raise_failure, unwrapped
 from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.trace import Trace
-from signalprop.diagnosis import curvature, samples, time_measure, verdict
-from signalprop.diagnosis.depth_backward import BACKWARD_RULES
-from signalprop.diagnosis.depth_forward import FORWARD_RULES, relative_distance
+from signalprop.diagnosis import curvature, samples, verdict
+from signalprop.diagnosis.depth.backward import BACKWARD_RULES
+from signalprop.diagnosis.depth.forward import FORWARD_RULES, relative_distance
+from signalprop.diagnosis.depth.leading import LEADING_RULES
+from signalprop.diagnosis.depth.leading import measure as measure_leading
+from signalprop.diagnosis.depth.mean_field import MEAN_FIELD_RULES
+from signalprop.diagnosis.depth.units import UNIT_RULES
 from signalprop.diagnosis.evidence import Evidence, Leading, OptimizerFacts, WeightFacts
 from signalprop.diagnosis.finding import Diagnosis, Finding, Learning, Result
-from signalprop.diagnosis.lag import Lag
-from signalprop.diagnosis.leading import LEADING_RULES
-from signalprop.diagnosis.leading import measure as measure_leading
 from signalprop.diagnosis.learning import Rehearsal, facts_of, plain_optimizer
-from signalprop.diagnosis.mean_field import MEAN_FIELD_RULES
 from signalprop.diagnosis.probe import Probe
-from signalprop.diagnosis.program import PROGRAM_RULES
-from signalprop.diagnosis.program_rate import creeps
+from signalprop.diagnosis.program.rate import creeps
+from signalprop.diagnosis.program.rules import PROGRAM_RULES
 from signalprop.diagnosis.rule import NotApplicable, Rule
-from signalprop.diagnosis.time_rules import TIME_RULES
-from signalprop.diagnosis.units import UNIT_RULES
+from signalprop.diagnosis.time.lag import Lag
+from signalprop.diagnosis.time.measure import check_clip, over_time
+from signalprop.diagnosis.time.rules import TIME_RULES
 from signalprop.errors import SignalpropError
 from signalprop.recurrent.observe import observe
 from signalprop.theory.expect import BlockExpectation, expect
@@ -122,7 +123,7 @@ def diagnose(
             "torch.optim.SGD(model.parameters(), lr=0.1)"
         )
     known_lag = None if lag is None else Lag.given(lag)
-    time_measure.check_clip(clip)
+    check_clip(clip)
     rules = tuple(rules)
     ignored = _known(ignore, rules)
     say = progress or (lambda phase: None)
@@ -141,7 +142,7 @@ def diagnose(
     measured = _measure(model, data, loss, plain, seen, needed, wanted, batch_dim, say)
     if needed & {"horizon", "clip"} or wanted & {"time", "lag"}:
         told = replace(measured, lag=known_lag, clip=clip)
-        measured = time_measure.over_time(told, batch, data, loss, batch_dim, say)
+        measured = over_time(told, batch, data, loss, batch_dim, say)
     say("rules")
     findings, results = _judge(rules, measured, ignored)
     if not any(f.severity == "issue" for f in findings):

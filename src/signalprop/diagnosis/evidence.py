@@ -10,9 +10,9 @@ import torch
 from signalprop.capture.time import Horizon
 from signalprop.capture.trace import Site, Trace
 from signalprop.diagnosis.finding import Learning
-from signalprop.diagnosis.lag import Lag
 from signalprop.diagnosis.samples import SampleFacts
-from signalprop.diagnosis.time_facts import TimeFacts
+from signalprop.diagnosis.time.facts import TimeFacts
+from signalprop.diagnosis.time.lag import Lag
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import math
 
 from signalprop.capture.kinds import KIND_LABELS
 from signalprop.capture.trace import Trace
-from signalprop.diagnosis.depth_forward import cosine, ends
+from signalprop.diagnosis.depth.forward import cosine, ends
+from signalprop.diagnosis.depth.leading import small
 from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.finding import Finding
-from signalprop.diagnosis.leading import small
 from signalprop.diagnosis.rule import NotApplicable
 
 #: causes before their consequences: a wrong program explains what it does to the signal

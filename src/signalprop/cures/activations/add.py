@@ -13,7 +13,7 @@ from signalprop.cures.structure.flow import flow
 from signalprop.cures.structure.hooked import Behind, attach
 from signalprop.cures.surgery import copied
 from signalprop.cures.weights.redraw import normal, redraw
-from signalprop.diagnosis.program_linear import linear_chain
+from signalprop.diagnosis.program.linear import linear_chain
 
 
 @cure("add-activations", treats=("SP215",), changes="model with data")

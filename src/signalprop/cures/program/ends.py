@@ -19,7 +19,7 @@ from signalprop.capture.observe import unwrapped
 from signalprop.cures.program.seen import Look
 from signalprop.cures.surgery import copied, operate
 from signalprop.cures.training import Training
-from signalprop.diagnosis.program_output import RANGES
+from signalprop.diagnosis.program.output import RANGES
 
 SIGMOIDS = frozenset({"sigmoid", "hardsigmoid", "logsigmoid"})
 SOFTMAXES = frozenset({"softmax", "log_softmax"})

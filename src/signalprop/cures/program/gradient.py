@@ -14,10 +14,10 @@ from signalprop.cures.surgery import copied
 from signalprop.cures.training import Training
 from signalprop.diagnosis.engine import diagnose
 from signalprop.diagnosis.evidence import Evidence
-from signalprop.diagnosis.program_finite import not_finite
-from signalprop.diagnosis.program_gradient import unused
+from signalprop.diagnosis.program.finite import not_finite
+from signalprop.diagnosis.program.gradient import unused
 from signalprop.diagnosis.rule import NotApplicable
-from signalprop.diagnosis.time_cut import truncated
+from signalprop.diagnosis.time.cut import truncated
 
 
 @cure("freeze", treats=("SP201",), changes="training")

@@ -23,7 +23,7 @@ from signalprop.cures.program.ends import (
 from signalprop.cures.program.seen import Look, look
 from signalprop.cures.surgery import operate
 from signalprop.cures.training import Training
-from signalprop.diagnosis.program_output import RANGES, REGRESSION, SIGMOID_INSIDE
+from signalprop.diagnosis.program.output import RANGES, REGRESSION, SIGMOID_INSIDE
 
 
 @cure("remove-softmax", treats=("SP203",), changes="training")

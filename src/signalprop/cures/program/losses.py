@@ -22,8 +22,8 @@ from signalprop.cures.program.meaning import class_numbers
 from signalprop.cures.program.seen import Look, look
 from signalprop.cures.program.steps import Cast, ClassNumbers, Shaped, Transposed
 from signalprop.cures.training import Training
-from signalprop.diagnosis.program_output import REGRESSION, SIGMOID_INSIDE
-from signalprop.diagnosis.program_words import shape_text
+from signalprop.diagnosis.program.output import REGRESSION, SIGMOID_INSIDE
+from signalprop.diagnosis.program.words import shape_text
 
 
 @cure("use-bce-with-logits", treats=("SP202", "SP204", "SP205"), changes="training")

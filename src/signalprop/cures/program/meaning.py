@@ -14,7 +14,7 @@ from torch import Tensor
 from signalprop.capture import batch as batches
 from signalprop.capture.batch import Loss
 from signalprop.capture.sandbox import random_state
-from signalprop.diagnosis.program_output import REGRESSION
+from signalprop.diagnosis.program.output import REGRESSION
 
 
 def meaning(loss: Loss, output: Tensor, target: Tensor) -> str | None:

@@ -15,7 +15,7 @@ from signalprop.cures.program.seen import Look, look
 from signalprop.cures.program.steps import Cast, Shaped
 from signalprop.cures.surgery import copied
 from signalprop.cures.training import Training
-from signalprop.diagnosis.program_target import UNIT_TARGETS
+from signalprop.diagnosis.program.target import UNIT_TARGETS
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

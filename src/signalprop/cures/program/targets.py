@@ -26,9 +26,9 @@ from signalprop.cures.program.steps import (
     Unscaled,
 )
 from signalprop.cures.training import Training
-from signalprop.diagnosis.program_output import RANGES, REGRESSION
-from signalprop.diagnosis.program_target import SIGN_TARGETS, UNIT_TARGETS
-from signalprop.diagnosis.program_words import shape_text
+from signalprop.diagnosis.program.output import RANGES, REGRESSION
+from signalprop.diagnosis.program.target import SIGN_TARGETS, UNIT_TARGETS
+from signalprop.diagnosis.program.words import shape_text
 from signalprop.errors import LossError
 
 #: losses that take class numbers

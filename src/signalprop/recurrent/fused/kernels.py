@@ -11,8 +11,8 @@ Columns of the forward product stand unit by unit, i f g o beside each other. Pa
 annotated, constants aside: Triton reads annotations as code.
 """
 
-import triton  # pyrefly: ignore[missing-import]
-import triton.language as tl  # pyrefly: ignore[missing-import]
+import triton
+import triton.language as tl
 
 
 @triton.jit

@@ -59,7 +59,7 @@ def _triton() -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     try:
-        import triton  # pyrefly: ignore[missing-import]
+        import triton
     except (ImportError, OSError):
         return False
     return tuple(int(n) for n in triton.__version__.split(".")[:2]) >= TRITON
@@ -173,7 +173,7 @@ def _as(like: Tensor, gradient: Tensor | None) -> Tensor | None:
 
 def _launch(which: str, tensors: tuple[Tensor, ...], mask: Tensor | None, steps: int) -> None:
     """Run a kernel over all steps: in one launch, or step by step where that cannot be."""
-    from triton.runtime.errors import OutOfResources  # pyrefly: ignore[missing-import]
+    from triton.runtime.errors import OutOfResources
 
     from signalprop.recurrent.fused import kernels
 

@@ -1,0 +1,1 @@
+"""Rules about signal and units over depth, and what they rest on."""

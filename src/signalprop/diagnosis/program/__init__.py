@@ -1,0 +1,1 @@
+"""Rules about the program around a network: outputs, targets, modes, rates, optimizer."""

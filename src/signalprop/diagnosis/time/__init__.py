@@ -1,0 +1,1 @@
+"""Rules over time, and what they rest on."""
