@@ -235,8 +235,9 @@ def horizon_too_short(evidence: Evidence, *, faint: float = 1e-3) -> Iterator[Fi
             threshold=steps,
             explanation=(
                 f"the task needs {curves.count(steps)}, and the sequences of this batch have "
-                f"{longest}: cause and effect are never seen together"
+                f"{longest}: cause and effect are never seen together; train on longer ones"
             ),
+            cures=(),
         )
         return
     credit, best = _most(evidence, found, steps)
