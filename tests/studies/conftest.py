@@ -8,7 +8,9 @@ from functools import cache
 import pytest
 
 from signalprop import studies
-from signalprop.studies import StudyResult, highway, pretraining, residual
+from signalprop.studies import StudyResult, highway, pretraining, residual, tasks
+from signalprop.studies.lags import cells, plan
+from signalprop.studies.rnn_time import nets
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,7 +23,22 @@ def bundled() -> Iterator[None]:
         )
         patch.setattr(highway, "QUICK", highway.Sizes((4, 16), 600, 40, 2, (5e-3,)))
         patch.setattr(residual, "QUICK", residual.Sizes((2, 12), (2, 10), 600, 25, 2, (3e-3,)))
+        patch.setattr(nets, "QUICK", nets.Sizes(48, 60, (0.5, 1.0, 2.0), 1, 2))
+        patch.setattr(plan, "quick", few)
         yield
+
+
+def few() -> plan.Plan:
+    """Two updates here, four there: what is solved by then is nobody's claim."""
+    return plan.Plan(
+        (
+            plan.Entry(tasks.embedded_reber(), 64, 16, 2),
+            plan.Entry(tasks.sequential_digits(limit=600), 64),
+            plan.Entry(tasks.adding(22), 64),
+        ),
+        (cells.TANH, cells.OLD, cells.PLAIN, cells.BIAS, cells.CHRONO),
+        60,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,8 @@ from signalprop.studies.frame import (
     Verdict,
     verdict_of,
 )
+from signalprop.studies.lags import study as lstm
+from signalprop.studies.rnn_time import study as rnn_time
 from signalprop.studies.tables import study as selu_tables
 
 __all__ = [
@@ -57,9 +59,11 @@ STUDIES: tuple[Study, ...] = (
     product_bound.STUDY,
     first_layer_idle.STUDY,
     sigmoid_quarter.STUDY,
+    rnn_time.STUDY,
     pretraining.STUDY,
     relu.STUDY,
     leaky.STUDY,
+    lstm.STUDY,
     highway.STUDY,
     residual.STUDY,
     singular_values.STUDY,
@@ -96,7 +100,7 @@ def run(
 
     Args:
         name: name of the study, e.g. `delta-chain`; see `STUDIES`.
-        quick: about half a minute at most: fewer depths, samples and steps.
+        quick: half a minute at most, `lstm` one or two: fewer depths, samples and steps.
         seed: seed of every random number in it.
         progress: called with how far the run is (0 to 1) and what it does next.
 
