@@ -173,9 +173,9 @@ def studies_page(studies: Iterable[Any]) -> Iterator[str]:
         "A study takes one statement about deep networks, runs it on real input, and reports what "
         "it measured and whether the statement holds, holds in part, or does not hold as printed. "
         "The verdict is computed from the measured numbers. `signalprop study list` lists them; "
-        "every study takes `--quick` (mostly half a minute at most, `lstm` one to two minutes; a full "
-        "run of a study that trains says how long it takes before it starts), `--seed`, `--json` and "
-        "`--html FILE`.\n"
+        "every study takes `--quick` (mostly half a minute at most, `lstm` one to two minutes; a "
+        "full run of a study that trains says how long it takes before it starts), `--seed`, "
+        "`--json` and `--html FILE`.\n"
     )
     for study in studies:
         about = inspect.getdoc(inspect.getmodule(study.function)) or ""
