@@ -10,14 +10,25 @@ from torch import Tensor
 
 from signalprop.capture import kinds
 from signalprop.capture.kinds import Kind
+from signalprop.nets.recurrent import LSTM, MinGRU, MinLSTM
 
+_ONE, _TWO = {".output1": ".h_n"}, {".output1": ".h_n", ".output1.output1": ".c_n"}
 #: what torch calls the states that a recurrent module returns beside its output
-STATES: dict[type[torch.nn.Module], dict[str, str]] = {
-    torch.nn.RNN: {".output1": ".h_n"},
-    torch.nn.GRU: {".output1": ".h_n"},
-    torch.nn.LSTM: {".output1": ".h_n", ".output1.output1": ".c_n"},
+_STATES: dict[type[torch.nn.Module], dict[str, str]] = {
+    torch.nn.RNN: _ONE,
+    torch.nn.GRU: _ONE,
+    MinGRU: _ONE,
+    MinLSTM: _ONE,
+    torch.nn.LSTM: _TWO,
+    LSTM: _TWO,
     torch.nn.LSTMCell: {".output1": ".c"},
 }
+
+
+def state_label(module: torch.nn.Module, label: str) -> str:
+    """The label of an output, by the name that the docs of a recurrent module give it."""
+    known = next((_STATES[c] for c in type(module).__mro__ if c in _STATES), {})
+    return known.get(label, label)
 
 
 def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:

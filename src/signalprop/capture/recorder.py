@@ -21,10 +21,10 @@ from torch.overrides import TorchFunctionMode
 from signalprop.capture import facts, kinds, statistics
 from signalprop.capture.kinds import Kind
 from signalprop.capture.modules import (
-    STATES,
     is_atomic,
     kind_by_parts,
     measurable,
+    state_label,
     tensors_in,
     torch_name,
 )
@@ -148,7 +148,7 @@ class Recorder(TorchFunctionMode):
         for label, x in tensors_in(output):
             if not measurable(x):
                 continue
-            label = STATES.get(type(module), {}).get(label, label)
+            label = state_label(module, label)
             known = self._bound.get((x.grad_fn, x.output_nr)) if x.grad_fn is not None else None
             if known is not None:
                 if leaf and known.module == frame.path and frame.path:

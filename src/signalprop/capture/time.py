@@ -32,13 +32,15 @@ class TimeAxis:
 
     Attributes:
         site: path of the module; `path#2` for its second call.
-        op: `lstm`, `gru`, `rnn_tanh` or `rnn_relu`.
+        op: `lstm`, `gru`, `rnn_tanh`, `rnn_relu`, `mingru`, `minlstm`, or the class of a module
+            that the model loops over, in lower case.
         layer: from 0.
         reverse: whether it runs from the end to the beginning; steps are counted the way it runs.
         length: steps of the longest sequence.
         steps: t of every value below: h_t is the state after t steps.
         h: rms of dL/dh_t over the units and the sequences that are still going.
-        c: rms of dL/dc_t, of an LSTM; else empty.
+        c: rms of dL/dc_t, of an LSTM, or of the second state of a cell that hands on two; else
+            empty.
         gates: facts of the gates; empty where they were not seen.
     """
 

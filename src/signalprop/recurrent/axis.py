@@ -50,9 +50,12 @@ def of_borders(site: str, run: Chunked) -> list[TimeAxis]:
 
 
 def _size(x: Tensor) -> Tensor:
-    return (
-        x.float().square().mean().sqrt() if x.dtype != torch.float64 else x.square().mean().sqrt()
-    )
+    return torch.linalg.vector_norm(x, dtype=_wide(x)) / max(x.numel(), 1) ** 0.5
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """What squares are summed in: those of float32 are 0 from 1e-23 on."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _fetched(values: Iterable[Tensor]) -> tuple[float, ...]:
@@ -60,12 +63,12 @@ def _fetched(values: Iterable[Tensor]) -> tuple[float, ...]:
 
 
 def _rms(x: Tensor, mask: Tensor | None) -> tuple[float, ...]:
-    squares = x.to(torch.promote_types(x.dtype, torch.float32)).square()
     if mask is None:
-        return tuple(squares.mean((1, 2)).sqrt().tolist())
-    squares = torch.where(mask, squares, 0)
-    count = mask.sum((1, 2)).clamp_min(1) * x.shape[-1]
-    return tuple((squares.sum((1, 2)) / count).sqrt().tolist())
+        count = torch.tensor(x.shape[1] * x.shape[2])
+    else:
+        x, count = torch.where(mask, x, 0), mask.sum((1, 2)).clamp_min(1) * x.shape[-1]
+    norms = torch.linalg.vector_norm(x, dim=(1, 2), dtype=_wide(x))
+    return tuple((norms / count.to(norms).sqrt()).tolist())
 
 
 def _gates(op: str, gates: Tensor, mask: Tensor | None) -> tuple[Gate, ...]:

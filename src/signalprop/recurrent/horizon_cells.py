@@ -8,6 +8,7 @@ step is a small graph of its own: `Tape` takes errors through one step after the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,11 @@ from signalprop.recurrent.steps import Place, Run, Steps
 #: calls in a row from which on a module is a loop's
 FEWEST = 3
 
+#: gives a tensor, as long as it is there
+Held = Callable[[], Tensor | None]
+
+_ATOMS = frozenset({type(None), bool, int, float, str})
+
 
 @dataclass
 class Loop:
@@ -32,6 +38,7 @@ class Loop:
         module: it.
         linked: for each call, whether its state is the very one that the call before returned.
         fed: which tensors of what it returns it is given again.
+        again: those that the last call was given.
         cells: (x, states, h) of each call of a cell of torch.
         detached: whether it was given a state of its own without its graph.
     """
@@ -40,35 +47,45 @@ class Loop:
     module: nn.Module
     linked: list[bool] = field(default_factory=list)
     fed: set[int] = field(default_factory=set)
+    again: dict[int, Tensor] = field(default_factory=dict)
     cells: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = field(default_factory=list)
     detached: bool = False
-    _last: list[tuple[Tensor, int]] = field(default_factory=list)
-    _new: list[int] = field(default_factory=list)
-    _kept: list[Tensor] = field(default_factory=list)
+    _last: list[tuple[Held, int]] = field(default_factory=list)
+    _new: list[Held] = field(default_factory=list)
 
     def see(self, args: Any, kwargs: Any, output: Any) -> None:
         """One call."""
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        made = [x for x in tree_leaves(output) if isinstance(x, Tensor)]
-        again: set[int] = set()
-        rest: list[int] = []
+        given, made = [*tensors(args), *tensors(kwargs)], tensors(output)
+        again = self.again = dict[int, Tensor]()
+        rest: list[Tensor] = []
+        last = [(k, y, v) for k, (held, v) in enumerate(self._last) if (y := held()) is not None]
         for x in given:
-            which = next((k for k, (y, v) in enumerate(self._last) if _same(x, y, v)), None)
-            if which is None:
-                rest.append(id(x))
-            elif x.requires_grad != self._last[which][0].requires_grad:
+            which, y = next(((k, y) for k, y, v in last if _same(x, y, v)), (-1, x))
+            if which < 0:
+                rest.append(x)
+            elif x.requires_grad != y.requires_grad:
                 self.detached = True
             else:
-                again.add(which)
+                again[which] = y
         cell = isinstance(self.module, nn.RNNCellBase)
-        new = rest and rest != self._new  # a layer that refines one thing is no loop over time
+        # a layer that refines one thing is no loop over time
+        known = {id(x) for held in self._new if (x := held()) is not None}
+        new = any(id(x) not in known for x in rest)
         states = 2 if isinstance(self.module, nn.LSTMCell) else 1
-        self.linked.append(bool(len(again) == states if cell else again and new))
-        self.fed |= again
-        self._last, self._new = [(y, y._version) for y in made], rest
-        self._kept = given  # as long as they live, no other tensor has their ids
+        self.linked.append(len(again) == states if cell else bool(again) and new)
+        self.fed |= again.keys()
+        self.hold(made)
+        self._new = [self.holding(x) for x in rest]
         if cell:
             self._see_cell(args, kwargs, made)
+
+    def hold(self, made: list[Tensor]) -> None:
+        """What was returned, until the next call."""
+        self._last = [(self.holding(y), y._version) for y in made]
+
+    def holding(self, x: Tensor) -> Held:
+        """Gives a tensor later; here it is kept for that."""
+        return lambda: x
 
     def _see_cell(self, args: Any, kwargs: Any, made: list[Tensor]) -> None:
         x = (args[0] if args else kwargs["input"]).detach()
@@ -117,6 +134,20 @@ class Loop:
         return Run(Place(self.path, self.op), x, calls[0][1], outputs, weights)
 
 
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in what a module is given or returns."""
+    if isinstance(value, Tensor):
+        return [value]
+    kind = type(value)
+    if kind in _ATOMS:
+        return []
+    if kind is dict:
+        value, kind = tuple(value.values()), tuple
+    if kind is tuple or kind is list:  # as nearly always, and far quicker so
+        return [x for item in value for x in tensors(item)]
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+
+
 def _same(x: Tensor, y: Tensor, version: int) -> bool:
     """Whether x is y as it was returned, or shares its values with it."""
     if x is y:
@@ -143,11 +174,16 @@ class Calls:
     def __enter__(self) -> Calls:
         """Start to look."""
         for path, module in self._model.named_modules():
-            if path and not isinstance(module, nn.RNNBase):
+            if path and self.sees(module):
                 self._handles.append(
                     module.register_forward_hook(self._seer(path), with_kwargs=True)
                 )
         return self
+
+    @staticmethod
+    def sees(module: nn.Module) -> bool:
+        """Whether a module may be a loop's cell."""
+        return not isinstance(module, nn.RNNBase)
 
     def __exit__(self, *error: object) -> None:
         """Take every hook off."""

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from signalprop.nets.recurrent import _form
-from signalprop.nets.recurrent.lstm import LSTM
-from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM
+from signalprop.nets.recurrent._cells import Watch
+from signalprop.nets.recurrent.lstm import LSTM, run_direction
+from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM, run_recurrence
 from signalprop.recurrent.call import OPS, Call, Weights, _turned, going, padded
 from signalprop.recurrent.steps import Diagonal, Place, Run
-
-Minimal = (MinGRU, MinLSTM)
 
 
 @dataclass
@@ -133,18 +131,17 @@ class Seen(TorchFunctionMode):
         self.linear: list[Linear] = []
         self.cut: set[str] = set()
         self._model = model
-        self._site = ""
-        self._random: dict[int, Any] = {}
+        self._site = self._own_site = ""
         self._handles: list[Any] = []
         self._calls: dict[str, int] = {}
 
     def __enter__(self) -> Seen:
         """Start to look."""
         for path, module in self._model.named_modules():
-            if isinstance(module, (nn.RNNBase, *Minimal)):
+            if isinstance(module, (nn.RNNBase, MinGRU, MinLSTM)):
                 add = self._handles.append
                 add(module.register_forward_pre_hook(self._entered(path)))
-                add(module.register_forward_hook(self._left, with_kwargs=True))
+                add(module.register_forward_hook(self._left))
         super().__enter__()
         return self
 
@@ -164,6 +161,10 @@ class Seen(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run a torch function; recurrent ones layer by layer."""
+        if func is run_direction:
+            return self._see_direction(*args, **(kwargs or {}))
+        if func is run_recurrence:
+            return self._see_recurrence(*args)
         op = getattr(func, "__name__", "")
         known = op in OPS and len(args) >= 8 and isinstance(args[0], Tensor)
         if not known or not len(args[0]):
@@ -200,89 +201,55 @@ class Seen(TorchFunctionMode):
     def _of(self, name: str) -> str:
         return name.partition("#")[0]
 
-    # ---- this package's own layers, run once more ------------------------------------------------
-
     def _entered(self, path: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
             self._site = path
-            if getattr(module, "dropout", 0) and module.training:
-                cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-                self._random[id(module)] = torch.get_rng_state(), cuda
 
         return enter
 
-    def _left(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        own = isinstance(module, Minimal) or (isinstance(module, LSTM) and not module.plain)
-        before = self._random.pop(id(module), None)
-        path, self._site = self._site, ""
-        if not own:
-            return
-        site = self._named(path)
-        given = args[0] if args else kwargs["input"]
-        hx = args[1] if len(args) > 1 else kwargs.get("hx")
-        after = torch.get_rng_state(), None if before is None else before[1]
-        if before is not None and before[1] is not None:
-            after = after[0], torch.cuda.get_rng_state_all()
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            try:
-                _random(before)
-                if isinstance(module, LSTM):
-                    self.runs += lstm_runs(module, site, given, hx)
-                elif isinstance(module, Minimal):
-                    self.linear += minimal_runs(module, site, given, hx)
-            finally:
-                if before is not None:
-                    _random(after)
+    def _left(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._site = ""
 
+    # ---- this package's own layers ---------------------------------------------------------------
 
-def _random(state: Any) -> None:
-    if state is not None:
-        torch.set_rng_state(state[0])
-        if state[1] is not None:
-            torch.cuda.set_rng_state_all(state[1])
+    def _own(self, op: str, place: tuple[int, int]) -> Place:
+        """A place of the layer that is being run; a call begins with its first direction."""
+        if place == (0, 0):
+            self._own_site = self._named(self._site)
+        return Place(self._own_site, op, place[0], bool(place[1]))
 
+    def _see_direction(
+        self,
+        layer: LSTM,
+        place: tuple[int, int],
+        x: Tensor,
+        there: Tensor | None,
+        h: Tensor,
+        c: Tensor,
+        watch: Watch | None = None,
+    ) -> Any:
+        made = run_direction(layer, place, x, there, h, c, watch)
+        cell, sizes = layer._cell(*place), None if there is None else there.sum(1)
+        weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, cell.weight_hr)
+        x, out = (_turned(v.detach(), sizes) if place[1] else v.detach() for v in (x, made[0]))
+        lengths = None if there is None else there.sum(0)
+        self.runs.append(Run(
+            self._own("lstm", place), x, (h.detach(), c.detach()), out, weights, lengths,
+            cell.forget, cell.truncated, cell.weight_c,
+        ))  # fmt: skip
+        return made
 
-def lstm_runs(module: LSTM, site: str, given: Any, hx: Any) -> list[Run]:
-    """This package's LSTM, layer by layer and direction by direction, as it has just run."""
-    x, there = _form.opened("LSTM", given, module.batch_first)
-    sizes = None if there is None else given.batch_sizes
-    h_0, c_0 = module._begin(x, given, hx)
-    directions = 2 if module.bidirectional else 1
-    found = []
-    for layer in range(module.num_layers):
-        if layer:
-            x = _form.dropped(x, there, module.dropout, module.training)
-        read = []
-        for way in range(directions):
-            at, cell = layer * directions + way, module._cell(layer, way)
-            out, _, _ = cell.run(x, there, h_0[at], c_0[at], reverse=way == 1)
-            read.append(out)
-            place = Place(site, "lstm", layer, bool(way))
-            weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, cell.weight_hr)
-            run_x, run_out = (_turned(v, sizes) if way else v for v in (x, out))
-            lengths = None if there is None else there.sum(0)
-            found.append(Run(
-                place, run_x, (h_0[at], c_0[at]), run_out, weights, lengths,
-                cell.forget, cell.truncated, cell.weight_c,
-            ))  # fmt: skip
-        x = torch.cat(read, -1) if directions == 2 else read[0]
-    return found
-
-
-def minimal_runs(module: MinGRU | MinLSTM, site: str, given: Any, hx: Any) -> list[Linear]:
-    """This package's linear recurrences, as they have just run."""
-    x, there = _form.opened(type(module).__name__, given, module.batch_first)
-    sizes = None if there is None else given.batch_sizes
-    h_0 = module._checked(x, None if hx is None else module._state(hx, given))
-    lengths = None if there is None else there.sum(0)
-    op = type(module).__name__.lower()
-    found = []
-    for layer in range(module.num_layers):
-        if layer:
-            x = _form.dropped(x, there, module.dropout, module.training)
-        for way, end in enumerate(module._ends(layer)):
-            a = torch.sigmoid(-module._gate(x, end)[0])
-            a = _turned(a, sizes) if way else a
-            found.append(Linear(Place(site, op, layer, bool(way)), a, lengths))
-        x = module._layer(layer, x, there, h_0)[0]
-    return found
+    def _see_recurrence(
+        self,
+        layer: MinGRU | MinLSTM,
+        place: tuple[int, int],
+        a: Tensor,
+        b: Tensor,
+        there: Tensor | None,
+        h: Tensor,
+    ) -> Any:
+        sizes, lengths = (None, None) if there is None else (there.sum(1), there.sum(0))
+        factors = _turned(a.detach(), sizes) if place[1] else a.detach()
+        found = self._own(type(layer).__name__.lower(), place)
+        self.linear.append(Linear(found, factors, lengths))
+        return run_recurrence(layer, place, a, b, there, h)

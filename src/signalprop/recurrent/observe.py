@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,8 @@ from signalprop.capture import observe as capture
 from signalprop.capture.batch import Loss
 from signalprop.capture.observe import Pass, raise_failure, unwrapped
 from signalprop.capture.trace import Trace
+from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM
+from signalprop.recurrent.called import Called
 from signalprop.recurrent.loops import loops
 from signalprop.recurrent.record import How, record
 
@@ -36,20 +40,29 @@ def observe(
         The pass.
     """
     inner = unwrapped(model)
-    if not isinstance(inner, nn.Module) or not any(
-        isinstance(m, nn.RNNBase) for m in inner.modules()
-    ):
-        seen = capture.observe(model, batch, loss, batch_dim=batch_dim)
-        return replace(seen, trace=replace(seen.trace, time=tuple(loops(inner, seen.trace))))
-    made: list[record] = []
+    watching: list[record | Called] = []
 
-    def around() -> record:
-        made.append(record(inner, deltas, whole=True))
-        return made[-1]
+    @contextmanager
+    def around() -> Iterator[None]:
+        watching[:] = _watching(inner, deltas)
+        with ExitStack() as stack:
+            for context in watching:
+                stack.enter_context(context)
+            yield
 
     seen = capture.observe(model, batch, loss, batch_dim=batch_dim, around=around)
-    axes = [*(made[-1].axes() if made else ()), *loops(inner, seen.trace)]
-    return replace(seen, trace=replace(seen.trace, time=tuple(axes)))
+    axes = [axis for context in watching for axis in context.axes()]
+    time = (*axes, *loops(inner, seen.trace))
+    return replace(seen, trace=replace(seen.trace, time=time))
+
+
+def _watching(model: nn.Module, deltas: How) -> Iterator[record | Called]:
+    """What has to be open during the forward pass: of most models nothing."""
+    modules = list(model.modules())
+    if any(isinstance(m, (nn.RNNBase, MinGRU, MinLSTM)) for m in modules):
+        yield record(model, deltas, whole=True)
+    if any(Called.sees(m) for m in modules[1:]):
+        yield Called(model)
 
 
 def trace(

@@ -17,9 +17,13 @@ from torch.overrides import TorchFunctionMode
 
 from signalprop.capture.time import TimeAxis
 from signalprop.errors import SignalpropError
+from signalprop.nets.recurrent._cells import Watch
+from signalprop.nets.recurrent.lstm import run_direction
+from signalprop.nets.recurrent.minimal import run_recurrence
 from signalprop.recurrent import axis
 from signalprop.recurrent.borders import Chunked
 from signalprop.recurrent.call import OPS, Call
+from signalprop.recurrent.called_nets import Direction
 from signalprop.recurrent.stepwise import Stepwise
 from signalprop.recurrent.whole import Whole
 
@@ -30,7 +34,8 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
     """Writes down dL/dh_t and dL/dc_t of every recurrent layer that runs inside.
 
     The network is not touched: torch's recurrent functions are run in another way while the
-    context is open, with the same weights and results. Values come with the backward pass,
+    context is open, with the same weights and results; the layers of `signalprop.nets` run as they
+    do, and every step is read. Values come with the backward pass,
     inside or after.
 
     Args:
@@ -72,7 +77,7 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
         if chunk is not None and chunk < 1:
             raise SignalpropError(f"chunk is a number of steps, at least 1, not {chunk}")
         self.deltas, self.chunk, self.whole = deltas, chunk, whole
-        self.runs: list[tuple[str, Stepwise | Chunked]] = []
+        self.runs: list[tuple[str, Stepwise | Chunked | Direction]] = []
         self._paths = {id(m): path for path, m in model.named_modules()}
         self._stack: list[str] = []
         self._calls: Counter[str] = Counter()
@@ -100,8 +105,14 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
         """What was seen, layer by layer; layers that no gradient has reached are left out."""
         found: list[TimeAxis] = []
         for site, run in self.runs:
-            stepwise = isinstance(run, Stepwise)
-            found += axis.of_steps(site, run) if stepwise else axis.of_borders(site, run)
+            match run:
+                case Direction():
+                    seen = run.axis()
+                    found += [] if seen is None else [seen]
+                case Stepwise():
+                    found += axis.of_steps(site, run)
+                case Chunked():
+                    found += axis.of_borders(site, run)
         return found
 
     def _chunked(self, func: Callable[..., Any], op: str) -> Chunked:
@@ -125,13 +136,13 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run a torch function; recurrent ones in a way that can be seen."""
+        if func is run_direction or func is run_recurrence:
+            return self._own(func, *args, **(kwargs or {}))
         op = getattr(func, "__name__", "")
         known = op in OPS and len(args) >= 8 and isinstance(args[0], Tensor)
         if not known or threading.get_ident() != self._thread or not len(args[0]):
             return func(*args, **(kwargs or {}))
-        site = next((path for path in reversed(self._stack) if path), "")
-        self._calls[site] += 1
-        name = site if self._calls[site] == 1 else f"{site}#{self._calls[site]}"
+        name = self._named(next((path for path in reversed(self._stack) if path), ""))
         run = Stepwise(op) if self.deltas == "all" else self._chunked(func, op)
         self.runs.append((name, run))
         call = Call.of(op, args)
@@ -141,3 +152,31 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
                 # output and states are places of their own, though one node makes them
                 return tuple(x.view_as(x) for x in made)
             return call.run(run)
+
+    def _named(self, site: str, *, again: bool = True) -> str:
+        """With the number of the call, a new one unless it is still the same."""
+        self._calls[site] += again
+        return site if self._calls[site] == 1 else f"{site}#{self._calls[site]}"
+
+    def _own(
+        self,
+        func: Callable[..., Any],
+        layer: torch.nn.Module,
+        place: tuple[int, int],
+        *args: Any,
+        watch: Watch | None = None,
+    ) -> Any:
+        """One direction of one layer of `signalprop.nets`."""
+        path = self._paths.get(id(layer), "")
+        name = self._named(path, again=place == (0, 0))
+        if func is run_direction:
+            x, there, *_ = args
+            run = Direction(name, "lstm", place, len(x), there, others=watch)
+            made = func(layer, place, *args, watch=run.watch)
+        else:
+            _, drive, there, _ = args
+            run = Direction(name, type(layer).__name__.lower(), place, len(drive), there)
+            run.watch_all(drive)
+            made = func(layer, place, *args)
+        self.runs.append((name, run))
+        return made

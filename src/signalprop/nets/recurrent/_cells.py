@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+#: is shown h_t and c_t of every step, in the order of the steps
+Watch = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,14 @@ class Cell:
         return (h if self.weight_hr is None else F.linear(h, self.weight_hr)), c
 
     def run(
-        self, x: Tensor, there: Tensor | None, h: Tensor, c: Tensor, *, reverse: bool
+        self,
+        x: Tensor,
+        there: Tensor | None,
+        h: Tensor,
+        c: Tensor,
+        *,
+        reverse: bool,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h_t at all times, and the states behind the last step.
 
@@ -57,6 +68,7 @@ class Cell:
             h: (B, H) or (B, projection), before the first step.
             c: (B, H).
             reverse: from the end of the sequences to their beginning.
+            watch: see `Watch`; None for nobody.
 
         Returns:
             (T, B, H) or (T, B, projection), h and c.
@@ -68,6 +80,8 @@ class Cell:
         for t in range(len(nets) - 1, -1, -1) if reverse else range(len(nets)):
             past = h.detach() if self.truncated else h
             new_h, new_c = self.step(nets[t] + F.linear(past, self.weight_hh, self.bias_hh), c)
+            if watch is not None:
+                watch(new_h, new_c)
             if rows is not None:
                 new_h, new_c = torch.where(rows[t], new_h, h), torch.where(rows[t], new_c, c)
             h, c = new_h, new_c

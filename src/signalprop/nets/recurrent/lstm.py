@@ -8,14 +8,45 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import handle_torch_function, has_torch_function
 
 from signalprop.nets import _checks
 from signalprop.nets.recurrent import _form
-from signalprop.nets.recurrent._cells import Cell
+from signalprop.nets.recurrent._cells import Cell, Watch
 from signalprop.nets.recurrent._form import S
 
 Era = Literal["modern", "1997"]
 States = tuple[Tensor, Tensor]
+
+
+def run_direction(
+    layer: LSTM,
+    place: tuple[int, int],
+    x: Tensor,
+    there: Tensor | None,
+    h: Tensor,
+    c: Tensor,
+    watch: Watch | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One direction of one layer: a function that a `TorchFunctionMode` sees, as torch's are.
+
+    Args:
+        layer: whose.
+        place: number of the layer, and 1 if it reads from the end, else 0.
+        x: (T, B, features).
+        there: (T, B), where the sequences have entries; None where they have them everywhere.
+        h: (B, H or projection), before the first step.
+        c: (B, H).
+        watch: see `Watch`.
+
+    Returns:
+        h_t at all times, and h and c behind the last step.
+    """
+    if has_torch_function((x, h, c)):
+        return handle_torch_function(
+            run_direction, (x, h, c), layer, place, x, there, h, c, watch=watch
+        )
+    return layer._cell(*place).run(x, there, h, c, reverse=place[1] == 1, watch=watch)
 
 
 class LSTM(nn.RNNBase):
@@ -224,8 +255,7 @@ class LSTM(nn.RNNBase):
             read: list[Tensor] = []
             for direction in range(directions):
                 at = layer * directions + direction
-                cell = self._cell(layer, direction)
-                out, h, c = cell.run(x, there, h_0[at], c_0[at], reverse=direction == 1)
+                out, h, c = run_direction(self, (layer, direction), x, there, h_0[at], c_0[at])
                 read.append(out)
                 h_n.append(h)
                 c_n.append(c)

@@ -18,11 +18,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import handle_torch_function, has_torch_function
 
 from signalprop.nets import _checks
 from signalprop.nets.recurrent import _form
 from signalprop.nets.recurrent._form import S
 from signalprop.nets.recurrent._scan import linear_scan
+
+
+def run_recurrence(
+    layer: _Minimal, place: tuple[int, int], a: Tensor, b: Tensor, there: Tensor | None, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """h_t = a_t h_{t-1} + b_t: a function that a `TorchFunctionMode` sees, as torch's are.
+
+    Args:
+        layer: whose.
+        place: number of the layer, and 1 if it reads from the end, else 0.
+        a: (T, B, H).
+        b: (T, B, H).
+        there: (T, B), where the sequences have entries; None where they have them everywhere.
+        h: (B, H), before the first step.
+
+    Returns:
+        h_t at all times, and h behind the last step.
+    """
+    if has_torch_function((a, b, h)):
+        return handle_torch_function(run_recurrence, (a, b, h), layer, place, a, b, there, h)
+    if there is not None:
+        # the state waits where a sequence has no entry
+        on = there.unsqueeze(-1)
+        a, b = torch.where(on, a, 1.0), torch.where(on, b, 0.0)
+    if place[1]:
+        states = linear_scan(a.flip(0), b.flip(0), h)
+        return states.flip(0), states[-1]
+    states = linear_scan(a, b, h)
+    return states, states[-1]
 
 
 class _Minimal(nn.Module):
@@ -229,15 +259,10 @@ class _Minimal(nn.Module):
         for direction, end in enumerate(self._ends(layer)):
             gate, candidate = self._gate(x, end)
             a, b = torch.sigmoid(-gate), torch.sigmoid(gate) * candidate
-            if there is not None:
-                # the state waits where a sequence has no entry
-                on = there.unsqueeze(-1)
-                a, b = torch.where(on, a, 1.0), torch.where(on, b, 0.0)
-            if direction:
-                a, b = a.flip(0), b.flip(0)
-            h = linear_scan(a, b, h_0[layer * self._directions + direction].to(a.dtype))
-            last.append(h[-1].to(x.dtype))
-            read.append(h.flip(0) if direction else h)
+            start = h_0[layer * self._directions + direction].to(a.dtype)
+            h, behind = run_recurrence(self, (layer, direction), a, b, there, start)
+            last.append(behind.to(x.dtype))
+            read.append(h)
         return torch.cat(read, -1).to(x.dtype), last
 
     def _nets(self, x: Tensor, end: str) -> Tensor:
