@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from signalprop.jacobian.spectra import Spectrum as Spectrum
     from signalprop.jacobian.spectrum import spectrum as spectrum
     from signalprop.memory import keep_memory as keep_memory
-    from signalprop.recurrent.horizon import horizon as horizon
-    from signalprop.recurrent.horizon_result import Horizons as Horizons
+    from signalprop.recurrent.horizon.measure import horizon as horizon
+    from signalprop.recurrent.horizon.result import Horizons as Horizons
     from signalprop.recurrent.observe import trace as trace
 
 __version__ = "0.1.0"
@@ -57,8 +57,8 @@ _HOMES = {
     "spectrum": "signalprop.jacobian.spectrum",
     "Spectra": "signalprop.jacobian.spectra",
     "Spectrum": "signalprop.jacobian.spectra",
-    "horizon": "signalprop.recurrent.horizon",
-    "Horizons": "signalprop.recurrent.horizon_result",
+    "horizon": "signalprop.recurrent.horizon.measure",
+    "Horizons": "signalprop.recurrent.horizon.result",
     "cure": "signalprop.cures.trials.prove",
     "Trials": "signalprop.cures.trials.result",
     "Trial": "signalprop.cures.trials.result",

@@ -46,7 +46,7 @@ def calls(monkeypatch):
         print("a word")  # noqa: T201
         return horizons(curve(0.5), exponents=bool(options["exponents"]))
 
-    fake = types.ModuleType("signalprop.recurrent.horizon")
+    fake = types.ModuleType("signalprop.recurrent.horizon.measure")
     monkeypatch.setattr(fake, "horizon", horizon, raising=False)
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     return calls

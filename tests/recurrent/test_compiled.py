@@ -180,8 +180,8 @@ def test_borders_are_read_from_the_same_loops():
         found.append(seen.axes()[0])
     every, borders = found
     assert borders.steps == (20, 40, 50)
-    assert borders.h == tuple(every.h[t - 1] for t in borders.steps)
-    assert borders.c == tuple(every.c[t - 1] for t in borders.steps)
+    assert borders.h == pytest.approx([every.h[t - 1] for t in borders.steps], rel=1e-12)
+    assert borders.c == pytest.approx([every.c[t - 1] for t in borders.steps], rel=1e-12)
 
 
 def ran(monkeypatch):

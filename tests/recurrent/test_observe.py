@@ -1,6 +1,5 @@
 """A trace with the time axis: the rest of it is as it was."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from signalprop.capture.time import Gate, Horizon, TimeAxis
-from signalprop.recurrent.horizon_result import Exponents, Gains, Horizons
+from signalprop.recurrent.horizon.result import Exponents, Gains, Horizons
 
 EPS = 2.0**-23
 GATES = (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from signalprop import studies
-from signalprop.recurrent.horizon import horizon
+from signalprop.recurrent.horizon.measure import horizon
 from signalprop.studies.rnn_time import nets, verdicts
 from signalprop.studies.rnn_time.nets import GAUSS, LINEAR, ORTHOGONAL, RELU, TANH
 

@@ -64,7 +64,7 @@ def horizon(
     chosen = numbers(steps or [])
 
     def measure(made: Built, phase: Callable[[str], None]) -> Any:
-        from signalprop.recurrent.horizon import horizon
+        from signalprop.recurrent.horizon.measure import horizon
 
         phase("measuring the horizon")
         return horizon(

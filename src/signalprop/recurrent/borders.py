@@ -94,8 +94,8 @@ class Chunked:
         function: torch's function.
         op: its name.
         chunk: steps of a chunk; None chooses.
-        fewest: steps of a chunk at least, where it is chosen.
-        gated: whether gates are to be seen as well, which takes one more product for all steps.
+        closely: whether short sequences get more chunks, and gates are to be seen as well, which
+            takes one more product for all steps.
         seen: borders by layer and direction, the first and the last step among them.
         gates: activations of the gates by layer and direction, and where sequences are going.
     """
@@ -103,8 +103,7 @@ class Chunked:
     function: Callable[..., Any]
     op: str
     chunk: int | None = None
-    fewest: int = FEWEST
-    gated: bool = False
+    closely: bool = False
     gates: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     seen: dict[tuple[int, int], list[Border | Read]] = field(default_factory=dict)
 
@@ -123,8 +122,8 @@ class Chunked:
                 states = tuple(s.to(narrow) for s in states)
                 return self(place, x.to(narrow), states, stepwise.cast(weights, narrow), sizes)
         steps = len(x)
-        parts = MANY if self.gated else FEW
-        size = self.chunk or min(max(-(-steps // parts), self.fewest), MOST)
+        parts, fewest = (MANY, 1) if self.closely else (FEW, FEWEST)
+        size = self.chunk or min(max(-(-steps // parts), fewest), MOST)
         flat = _together(weights) if x.is_cuda else [w for w in weights if w is not None]
         first = Border(0, [None] * len(states))
         borders: list[Border | Read] = [first]
@@ -155,7 +154,7 @@ class Chunked:
         if self.op == "lstm":
             _slope(borders[1:], x, before, cells, weights, sizes)
         whole = torch.cat(outputs)
-        if self.gated and self.op in ("lstm", "gru"):
+        if self.closely and self.op in ("lstm", "gru"):
             mask = None
             if sizes is not None:
                 mask = going(sizes, x.shape[1], x.device)[..., None]
@@ -172,7 +171,7 @@ class Chunked:
         size: int,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         ends = [min(begin + size, len(x)) for begin in range(0, len(x), size)]
-        gated = self.gated and self.op in ("lstm", "gru")
+        gated = self.closely and self.op in ("lstm", "gru")
         deltas = Deltas([end - 1 for end in ends], gated)
         self.seen[place] += [Read(end, deltas, k) for k, end in enumerate(ends)]
         mask = stepwise.ended(x, sizes)

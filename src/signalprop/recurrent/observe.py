@@ -14,8 +14,8 @@ from signalprop.capture.batch import Loss
 from signalprop.capture.observe import Pass, raise_failure, unwrapped
 from signalprop.capture.trace import Trace
 from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM
-from signalprop.recurrent.called import Called
-from signalprop.recurrent.loops import loops
+from signalprop.recurrent.loops.cells import loops
+from signalprop.recurrent.loops.own import Called
 from signalprop.recurrent.record import How, record
 
 

@@ -23,7 +23,7 @@ from signalprop.nets.recurrent.minimal import run_recurrence
 from signalprop.recurrent import axis
 from signalprop.recurrent.borders import Chunked
 from signalprop.recurrent.call import OPS, Call
-from signalprop.recurrent.called_nets import Direction
+from signalprop.recurrent.loops.nets import Direction
 from signalprop.recurrent.stepwise import Stepwise
 from signalprop.recurrent.whole import Whole
 
@@ -118,7 +118,7 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
     def _chunked(self, func: Callable[..., Any], op: str) -> Chunked:
         if not self.whole:
             return Chunked(func, op, self.chunk)
-        return Chunked(func, op, self.chunk, fewest=1, gated=True)  # seen once, so closely
+        return Chunked(func, op, self.chunk, closely=True)  # seen once, so closely
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
         if threading.get_ident() == self._thread:

@@ -53,7 +53,7 @@ def shown(result: Any) -> Shown:
     # cures need torch, which views of plain data do without
     if type(result).__module__ == "signalprop.cures.trials.result":
         return _trials(result)
-    if type(result).__module__ == "signalprop.recurrent.horizon_result":
+    if type(result).__module__ == "signalprop.recurrent.horizon.result":
         return _horizons(result)
     from signalprop.report import fragment, sections
 

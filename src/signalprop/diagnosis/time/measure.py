@@ -14,7 +14,7 @@ from signalprop.diagnosis.evidence import Evidence
 from signalprop.diagnosis.time import lag_data
 from signalprop.diagnosis.time.facts import TimeFacts, facts_of, recurs
 from signalprop.errors import SignalpropError
-from signalprop.recurrent.horizon import horizon
+from signalprop.recurrent.horizon.measure import horizon
 
 #: samples that the horizon is measured of, and random errors for each
 SAMPLES, ERRORS = 8, 2

@@ -9,7 +9,7 @@ from torch import nn
 
 from signalprop.capture.time import Horizon
 from signalprop.nets.recurrent import LSTM
-from signalprop.recurrent.horizon import horizon
+from signalprop.recurrent.horizon.measure import horizon
 from signalprop.studies import tasks
 from signalprop.studies.lags import cells
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from signalprop.capture.time import Horizon
 from signalprop.nets.recurrent import LSTM, identity_rnn_, orthogonal_recurrent_
-from signalprop.recurrent.horizon import horizon
+from signalprop.recurrent.horizon.measure import horizon
 from signalprop.studies.tasks import Sequences, Task
 
 #: inputs from which on symbols are looked up instead of multiplied as vectors

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from signalprop.nets.recurrent import LSTM, identity_rnn_
-from signalprop.recurrent.horizon import horizon
-from signalprop.recurrent.horizon_result import Horizons
+from signalprop.recurrent.horizon.measure import horizon
+from signalprop.recurrent.horizon.result import Horizons
 from signalprop.studies.data import digits
 from signalprop.studies.trained import spread
 from signalprop.theory.meanfield import MeanField

@@ -1,11 +1,11 @@
 """rnn-time: a recurrent net is a deep net in time, and what its factors have to be.
 
 h_t = phi(W h_{t-1} + w x_t) reads a stream of real digits, pixel by pixel. Credit at lag k is
-||dh_T/dh_{T-k}||_F / sqrt(n), measured by `signalprop.recurrent.horizon`, as the gain of W is swept
-through 1. Beside it stands what theory says of its slope, in nats per step: ln of the spectral
-radius for linear nets, mean field for tanh and ReLU (0.5 ln chi), the Lyapunov exponent of the run.
-A leaky integrator's horizon is floor(ln alpha / ln gamma). Last, the horizons of torch's own
-layers as they start.
+||dh_T/dh_{T-k}||_F / sqrt(n), measured as by `sp.horizon`, as the gain of W is swept through 1.
+Beside it stands what theory says of its slope, in nats per step: ln of the spectral radius for
+linear nets, mean field for tanh and ReLU (0.5 ln chi), the Lyapunov exponent of the run. A leaky
+integrator's horizon is floor(ln alpha / ln gamma). Last, the horizons of torch's own layers as they
+start.
 """
 
 from __future__ import annotations

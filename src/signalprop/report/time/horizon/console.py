@@ -18,7 +18,7 @@ from signalprop.report.time.places import Group, groups
 from signalprop.report.time.said import nats
 
 if TYPE_CHECKING:
-    from signalprop.recurrent.horizon_result import Horizons
+    from signalprop.recurrent.horizon.result import Horizons
 
 HEADS = ("layer", "cell", "longest", "to 1/e", "to rounding", "nats/step")
 

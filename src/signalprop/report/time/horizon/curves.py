@@ -12,7 +12,7 @@ from signalprop.capture.time import Horizon
 from signalprop.report.time.places import Place, placed
 
 if TYPE_CHECKING:  # else a trace's view would load all of `recurrent`
-    from signalprop.recurrent.horizon_result import Exponents, Gains, Horizons
+    from signalprop.recurrent.horizon.result import Exponents, Gains, Horizons
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from signalprop.report.time.places import Group, groups
 from signalprop.report.time.said import nats
 
 if TYPE_CHECKING:
-    from signalprop.recurrent.horizon_result import Horizons
+    from signalprop.recurrent.horizon.result import Horizons
 
 #: points of a small curve
 POINTS = 80

@@ -12,7 +12,7 @@ from signalprop.report.time.horizon.curves import Curve, centre, curves
 from signalprop.report.time.said import KEPT, nats
 
 if TYPE_CHECKING:
-    from signalprop.recurrent.horizon_result import Exponents, Gains, Horizons
+    from signalprop.recurrent.horizon.result import Exponents, Gains, Horizons
 
 #: whose rounding it is
 DTYPES = {2.0**-52: "float64", 2.0**-23: "float32", 2.0**-10: "float16", 2.0**-7: "bfloat16"}

@@ -14,7 +14,7 @@ from signalprop.report.time.said import nats
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from signalprop.recurrent.horizon_result import Horizons
+    from signalprop.recurrent.horizon.result import Horizons
 
 
 def blocks(found: Horizons) -> list[go.Figure | str]:

@@ -17,7 +17,7 @@ from signalprop.report.time.horizon.curves import Curve
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from signalprop.recurrent.horizon_result import Gains
+    from signalprop.recurrent.horizon.result import Gains
 
 #: values below this share of the largest are drawn as if they were that large
 DEEP = 1e-8

@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import pack_sequence
 
 from signalprop.errors import ModelError, SignalpropError
 from signalprop.nets.recurrent import LSTM, MinGRU, MinLSTM
-from signalprop.recurrent.horizon import horizon
-from signalprop.recurrent.horizon_curve import sizes_of
-from signalprop.recurrent.horizon_seen import Seen
-from signalprop.recurrent.steps import steps_of
+from signalprop.recurrent.horizon.curve import sizes_of
+from signalprop.recurrent.horizon.measure import horizon
+from signalprop.recurrent.horizon.seen import Seen
+from signalprop.recurrent.jacobians.steps import steps_of
 
 D = torch.float64
 

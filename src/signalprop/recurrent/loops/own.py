@@ -15,7 +15,7 @@ from torch.utils.weak import TensorWeakRef
 
 from signalprop.capture.time import TimeAxis
 from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM
-from signalprop.recurrent.horizon_cells import Calls, Held, Loop, tensors
+from signalprop.recurrent.horizon.cells import Calls, Held, Loop, tensors
 
 #: gives a tensor as long as it is there, and how often it had been changed
 Seen = tuple[Held, int]

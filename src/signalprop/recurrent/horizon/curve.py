@@ -14,7 +14,7 @@ from torch import Tensor
 
 from signalprop.capture.time import Horizon
 from signalprop.errors import SignalpropError
-from signalprop.recurrent.steps import Place, Steps
+from signalprop.recurrent.jacobians.steps import Place, Steps
 
 #: |log2 credit| beyond which a float does not hold it
 LARGEST = 993

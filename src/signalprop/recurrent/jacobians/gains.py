@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from signalprop.recurrent.horizon_result import Gains
-from signalprop.recurrent.steps import Steps
+from signalprop.recurrent.horizon.result import Gains
+from signalprop.recurrent.jacobians.steps import Steps
 
 #: up to this size of the state J_t is written out
 NARROW = 48

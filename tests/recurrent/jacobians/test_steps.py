@@ -7,9 +7,9 @@ from tests.references import time_twin as twin
 from torch import nn
 
 from signalprop.nets.recurrent import LSTM
-from signalprop.recurrent.horizon_seen import Seen
-from signalprop.recurrent.steps import Run, steps_of
-from signalprop.recurrent.steps_gains import gains_of
+from signalprop.recurrent.horizon.seen import Seen
+from signalprop.recurrent.jacobians.gains import gains_of
+from signalprop.recurrent.jacobians.steps import Run, steps_of
 
 T, B, I, H = 70, 3, 2, 4  # more steps than are held at a time
 

@@ -18,7 +18,7 @@ from signalprop.nets.recurrent._cells import Watch
 from signalprop.nets.recurrent.lstm import LSTM, run_direction
 from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM, run_recurrence
 from signalprop.recurrent.call import OPS, Call, Weights, _turned, going, padded
-from signalprop.recurrent.steps import Diagonal, Place, Run
+from signalprop.recurrent.jacobians.steps import Diagonal, Place, Run
 
 
 @dataclass

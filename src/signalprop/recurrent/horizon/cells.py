@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from signalprop.recurrent.call import Weights
-from signalprop.recurrent.horizon_curve import Sizes
-from signalprop.recurrent.steps import Place, Run, Steps
+from signalprop.recurrent.horizon.curve import Sizes
+from signalprop.recurrent.jacobians.steps import Place, Run, Steps
 
 #: calls in a row from which on a module is a loop's
 FEWEST = 3

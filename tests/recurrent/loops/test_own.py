@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import signalprop as sp
 from signalprop.errors import SignalpropError
-from signalprop.recurrent.called import Called
+from signalprop.recurrent.loops.own import Called
 
 T, B, N = 12, 5, 6
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from signalprop.nets.recurrent import LSTM, MinGRU
-from signalprop.recurrent.horizon import horizon
+from signalprop.recurrent.horizon.measure import horizon
 
 
 def linear(W, steps=200, exponents=None):

@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from signalprop.capture.time import Horizon
-from signalprop.recurrent.horizon_curve import Sizes, aligned, horizon_of
-from signalprop.recurrent.steps import Place
+from signalprop.recurrent.horizon.curve import Sizes, aligned, horizon_of
+from signalprop.recurrent.jacobians.steps import Place
 
 #: names under which models take which positions count (1 or True), and which do not
 REAL, PADDED = ("attention_mask",), ("src_key_padding_mask", "key_padding_mask")

@@ -6,7 +6,7 @@ from tests.references.state import Snapshot
 from torch import nn
 
 from signalprop.errors import SignalpropError
-from signalprop.recurrent.horizon import horizon
+from signalprop.recurrent.horizon.measure import horizon
 
 
 class Text(nn.Module):

@@ -14,8 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from signalprop.recurrent.horizon_result import Exponents
-from signalprop.recurrent.steps import Diagonal, Steps
+from signalprop.recurrent.horizon.result import Exponents
+from signalprop.recurrent.jacobians.steps import Diagonal, Steps
 
 #: the first steps of the sweep, in which its directions turn into place, are left out: 1 / this
 SETTLE = 8

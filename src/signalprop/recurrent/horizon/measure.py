@@ -15,14 +15,14 @@ from signalprop.capture.observe import check, eager, unwrapped
 from signalprop.capture.sandbox import random_state, untouched
 from signalprop.capture.time import Horizon
 from signalprop.errors import ModelError, SignalpropError
-from signalprop.recurrent.attention import Attending, attention_curve, span_of
-from signalprop.recurrent.exponents import exponents_of
-from signalprop.recurrent.horizon_cells import Calls, Cut, Loop, Tape
-from signalprop.recurrent.horizon_curve import aligned, curve_of, horizon_of
-from signalprop.recurrent.horizon_result import Exponents, Gains, Horizons
-from signalprop.recurrent.horizon_seen import Seen
-from signalprop.recurrent.steps import Place, Steps, steps_of
-from signalprop.recurrent.steps_gains import gains_of
+from signalprop.recurrent.horizon.attention import Attending, attention_curve, span_of
+from signalprop.recurrent.horizon.cells import Calls, Cut, Loop, Tape
+from signalprop.recurrent.horizon.curve import aligned, curve_of, horizon_of
+from signalprop.recurrent.horizon.result import Exponents, Gains, Horizons
+from signalprop.recurrent.horizon.seen import Seen
+from signalprop.recurrent.jacobians.exponents import exponents_of
+from signalprop.recurrent.jacobians.gains import gains_of
+from signalprop.recurrent.jacobians.steps import Place, Steps, steps_of
 
 #: steps whose Jacobians are measured unless told otherwise, spread over the sequence
 CHOSEN = 16
@@ -94,7 +94,7 @@ def horizon(
 
     Examples:
         >>> import torch, signalprop as sp
-        >>> from signalprop.recurrent.horizon import horizon
+        >>> from signalprop.recurrent.horizon.measure import horizon
         >>> net = torch.nn.LSTM(3, 8)
         >>> seen = horizon(net, torch.randn(50, 4, 3), batch_dim=1)
         >>> seen.curves[0].op, seen.curves[0].lags[-1], seen.curves[0].steps < 10

@@ -1,0 +1,1 @@
+"""Recurrence in Python: loops over cells, and the layers of `nets`."""
