@@ -1,0 +1,1 @@
+"""Watch a training run: record it to a file, see it live, find where it goes wrong."""

@@ -1,0 +1,1 @@
+"""The run file: one SQLite file that a training writes and others read meanwhile."""
