@@ -16,9 +16,10 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from signalprop.capture import facts, kinds, statistics
+from signalprop.capture.hooked import Hooked
 from signalprop.capture.kinds import Kind
 from signalprop.capture.modules import (
     is_atomic,
@@ -33,7 +34,7 @@ from signalprop.capture.seen import Frame, Kept, Seen, SeenLoss
 _PASS_THROUGH = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(Hooked):
     """Records the sites of one forward pass, as a context manager around it.
 
     Args:
@@ -73,26 +74,14 @@ class Recorder(TorchFunctionMode):
         self._stack: list[Frame] = []
         self._thread = threading.get_ident()
         self._conv = False
-        self._handles: list[Any] = []
 
     # ---- the context: hooks on while inside, none left outside -------------------------------
 
-    def __enter__(self) -> Recorder:
-        """Start to record."""
-        self._handles = [
+    def _hooks(self) -> list[RemovableHandle]:
+        return [
             register_module_forward_pre_hook(self._enter_module),
             register_module_forward_hook(self._leave_module, always_call=True),
         ]
-        super().__enter__()
-        return self
-
-    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
-        """Stop to record and take every hook off."""
-        try:
-            super().__exit__(exc_type, exc_val, exc_tb)
-        finally:
-            for handle in self._handles:
-                handle.remove()
 
     def loss_phase(self) -> None:
         """From here on what is seen belongs to the loss, not to the model."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from signalprop.capture.statistics import accumulator
 from signalprop.capture.time import Gate, TimeAxis
 from signalprop.recurrent.borders import Chunked
 from signalprop.recurrent.stepwise import Stepwise
@@ -50,12 +51,7 @@ def of_borders(site: str, run: Chunked) -> list[TimeAxis]:
 
 
 def _size(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dtype=_wide(x)) / max(x.numel(), 1) ** 0.5
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """What squares are summed in: those of float32 are 0 from 1e-23 on."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
+    return torch.linalg.vector_norm(x, dtype=accumulator(x.device)) / max(x.numel(), 1) ** 0.5
 
 
 def _fetched(values: Iterable[Tensor]) -> tuple[float, ...]:
@@ -67,7 +63,7 @@ def _rms(x: Tensor, mask: Tensor | None) -> tuple[float, ...]:
         count = torch.tensor(x.shape[1] * x.shape[2])
     else:
         x, count = torch.where(mask, x, 0), mask.sum((1, 2)).clamp_min(1) * x.shape[-1]
-    norms = torch.linalg.vector_norm(x, dim=(1, 2), dtype=_wide(x))
+    norms = torch.linalg.vector_norm(x, dim=(1, 2), dtype=accumulator(x.device))
     return tuple((norms / count.to(norms).sqrt()).tolist())
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from signalprop.recurrent import stepwise
-from signalprop.recurrent.call import Weights, going, padded
+from signalprop.recurrent.call import Weights, by_torch, going
 from signalprop.recurrent.cells.record import Deltas
 from signalprop.recurrent.compiled.loops import fits
 
@@ -139,8 +139,8 @@ class Chunked:
         for begin in range(0, steps, size):
             end = min(begin + size, steps)
             handed = states
-            output, states = self._part(
-                x[begin:end], handed, flat, weights[2] is not None,
+            output, states = by_torch(
+                self.function, self.op, x[begin:end], handed, flat, weights[2] is not None,
                 None if sizes is None else sizes[begin:end],
             )  # fmt: skip
             border = Border(end, [None] * len(states))
@@ -179,26 +179,6 @@ class Chunked:
         if deltas.gates is not None:
             self.gates[place] = deltas.gates, mask
         return made
-
-    def _part(
-        self,
-        x: Tensor,
-        states: tuple[Tensor, ...],
-        flat: list[Tensor],
-        biases: bool,
-        sizes: Tensor | None,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        alive = x.shape[1] if sizes is None else int(sizes[0])
-        handed = tuple(s[None, :alive] for s in states)
-        hx = handed if self.op == "lstm" else handed[0]
-        train = torch.is_grad_enabled()  # cuDNN goes back only where it was told so
-        if sizes is None:
-            output, *ends = self.function(x, hx, flat, biases, 1, 0.0, train, False, False)
-            return output, tuple(s[0] for s in ends)
-        mask = going(sizes, x.shape[1], x.device)
-        rows, *ends = self.function(x[mask], sizes, hx, flat, biases, 1, 0.0, train, False)
-        both = zip(ends, states, strict=True)
-        return padded(rows, mask), tuple(torch.cat([e[0], s[alive:]]) for e, s in both)
 
 
 @torch.no_grad()

@@ -99,9 +99,9 @@ class Call:
             for direction, weights in enumerate(both):
                 place = layer * self.directions + direction
                 states = tuple(s[place] for s in self.states)
-                given = _turned(whole, self.sizes) if direction else whole
+                given = turned(whole, self.sizes) if direction else whole
                 output, states = run((layer, direction), given, states, weights, self.sizes)
-                made.append(_turned(output, self.sizes) if direction else output)
+                made.append(turned(output, self.sizes) if direction else output)
                 finals.append(states)
             whole = torch.cat(made, -1) if len(made) > 1 else made[0]
             x = whole if mask is None else whole[mask]
@@ -147,7 +147,43 @@ def padded(rows: Tensor, mask: Tensor) -> Tensor:
     return rows.new_zeros(*mask.shape, rows.shape[-1]).index_put((mask,), rows)
 
 
-def _turned(x: Tensor, sizes: Tensor | None) -> Tensor:
+def by_torch(
+    function: Callable[..., Any],
+    op: str,
+    x: Tensor,
+    states: tuple[Tensor, ...],
+    flat: list[Tensor],
+    biases: bool,
+    sizes: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer in one direction, or some of its steps, by torch's own function.
+
+    Args:
+        function: torch's.
+        op: its name.
+        x: (T, B, I).
+        states: (B, P) each.
+        flat: the weights, as torch's modules list them.
+        biases: whether biases are among them.
+        sizes: sequences that are still going at every step; None where all are.
+
+    Returns:
+        The output (T, B, P), and the states behind the last step.
+    """
+    alive = x.shape[1] if sizes is None else int(sizes[0])
+    handed = tuple(s[None, :alive] for s in states)
+    hx = handed if op == "lstm" else handed[0]
+    train = torch.is_grad_enabled()  # cuDNN goes back only where it was told so
+    if sizes is None:
+        output, *ends = function(x, hx, flat, biases, 1, 0.0, train, False, False)
+        return output, tuple(s[0] for s in ends)
+    mask = going(sizes, x.shape[1], x.device)
+    rows, *ends = function(x[mask], sizes, hx, flat, biases, 1, 0.0, train, False)
+    both = zip(ends, states, strict=True)
+    return padded(rows, mask), tuple(torch.cat([e[0], s[alive:]]) for e, s in both)
+
+
+def turned(x: Tensor, sizes: Tensor | None) -> Tensor:
     """Every sequence back to front; what lies beyond its end stays there."""
     if sizes is None:
         return x.flip(0)

@@ -13,8 +13,9 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from signalprop.capture.hooked import Hooked
 from signalprop.capture.time import TimeAxis
 from signalprop.errors import SignalpropError
 from signalprop.nets.recurrent._cells import Watch
@@ -30,7 +31,7 @@ from signalprop.recurrent.whole import Whole
 How = Literal["borders", "all"]
 
 
-class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
+class record(Hooked):  # noqa: N801 - reads as a context manager
     """Writes down dL/dh_t and dL/dc_t of every recurrent layer that runs inside.
 
     The network is not touched: torch's recurrent functions are run in another way while the
@@ -82,24 +83,12 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
         self._stack: list[str] = []
         self._calls: Counter[str] = Counter()
         self._thread = threading.get_ident()
-        self._handles: list[Any] = []
 
-    def __enter__(self) -> record:
-        """Start to record."""
-        self._handles = [
+    def _hooks(self) -> list[RemovableHandle]:
+        return [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
         ]
-        super().__enter__()
-        return self
-
-    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
-        """Stop, and take every hook off."""
-        try:
-            super().__exit__(exc_type, exc_val, exc_tb)
-        finally:
-            for handle in self._handles:
-                handle.remove()
 
     def axes(self) -> list[TimeAxis]:
         """What was seen, layer by layer; layers that no gradient has reached are left out."""
@@ -114,11 +103,6 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
                 case Chunked():
                     found += axis.of_borders(site, run)
         return found
-
-    def _chunked(self, func: Callable[..., Any], op: str) -> Chunked:
-        if not self.whole:
-            return Chunked(func, op, self.chunk)
-        return Chunked(func, op, self.chunk, closely=True)  # seen once, so closely
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
         if threading.get_ident() == self._thread:
@@ -143,7 +127,10 @@ class record(TorchFunctionMode):  # noqa: N801 - reads as a context manager
         if not known or threading.get_ident() != self._thread or not len(args[0]):
             return func(*args, **(kwargs or {}))
         name = self._named(next((path for path in reversed(self._stack) if path), ""))
-        run = Stepwise(op) if self.deltas == "all" else self._chunked(func, op)
+        if self.deltas == "all":
+            run: Stepwise | Chunked = Stepwise(op)
+        else:  # what is seen once is seen closely
+            run = Chunked(func, op, self.chunk, closely=self.whole)
         self.runs.append((name, run))
         call = Call.of(op, args)
         with torch._C.DisableTorchFunction():

@@ -18,9 +18,8 @@ from signalprop.capture.sandbox import untouched
 from signalprop.capture.statistics import SATURATED_OBSERVATIONS, SATURATED_SLOPE
 from signalprop.capture.trace import Site, Trace
 from signalprop.diagnosis.samples import learned_share
+from signalprop.recurrent.loops.cells import FEWEST
 
-#: calls from which on a module that is given what it has returned is a loop
-FEWEST = 3
 #: |tanh| above which its slope has gone
 EDGE = (1 - SATURATED_SLOPE) ** 0.5
 

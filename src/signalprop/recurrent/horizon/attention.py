@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from signalprop.capture.statistics import accumulator
 from signalprop.capture.time import Horizon
 from signalprop.recurrent.horizon.curve import Sizes, aligned, horizon_of
 from signalprop.recurrent.jacobians.steps import Place
@@ -243,7 +244,7 @@ def attention_curve(
         e = torch.randn(top.shape, generator=generator).to(device, top.dtype)
         found = torch.autograd.grad(top, lower, e, retain_graph=True)[0]
         one = found[None] if found.ndim == 2 else found.movedim(span.axis, 1)
-        wide = one if device.type == "mps" else one.double()
+        wide = one.to(accumulator(device))
         sizes.append(torch.linalg.vector_norm(wide.flatten(2), dim=2))
     # (T, errors, B), every sequence from its first position on
     stacked = torch.stack(sizes).permute(2, 0, 1)

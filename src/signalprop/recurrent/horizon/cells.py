@@ -18,10 +18,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from signalprop.recurrent.call import Weights
 from signalprop.recurrent.horizon.curve import Sizes
-from signalprop.recurrent.jacobians.steps import Place, Run, Steps
-
-#: calls in a row from which on a module is a loop's
-FEWEST = 3
+from signalprop.recurrent.jacobians.steps import Place, Run, Steps, home_of_doubles
+from signalprop.recurrent.loops.cells import FEWEST, op_of
 
 #: gives a tensor, as long as it is there
 Held = Callable[[], Tensor | None]
@@ -114,11 +112,9 @@ class Loop:
     @property
     def op(self) -> str:
         """`lstm`, `gru`, `rnn_tanh`, `rnn_relu`, or the class of the module."""
-        name = type(self.module).__name__.lower()
-        if not self.is_cell:
-            return name
-        kind = name.removesuffix("cell")
-        return f"rnn_{self.module.nonlinearity}" if isinstance(self.module, nn.RNNCell) else kind
+        if isinstance(self.module, nn.RNNCellBase):
+            return op_of(self.module)
+        return type(self.module).__name__.lower()
 
     def run(self) -> Run | None:
         """The longest sequence as one run; None where its state is not the cell's own."""
@@ -281,7 +277,7 @@ class Tape(Steps):
         rows = 1 if first[0].ndim == 1 else len(first[0])
         size = sum(x.numel() for x in first) // rows
         self.home = first[0].device
-        device = torch.device("cpu") if self.home.type == "mps" else self.home
+        device = home_of_doubles(self.home)
         super().__init__(place, torch.full((rows,), len(made), device=device), size)
 
     def back(self, t: int, u: Tensor) -> Tensor:

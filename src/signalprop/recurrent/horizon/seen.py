@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from signalprop.capture.hooked import Hooked
 from signalprop.nets.recurrent._cells import Watch
 from signalprop.nets.recurrent.lstm import LSTM, run_direction
 from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM, run_recurrence
-from signalprop.recurrent.call import OPS, Call, Weights, _turned, going, padded
-from signalprop.recurrent.jacobians.steps import Diagonal, Place, Run
+from signalprop.recurrent.call import OPS, Call, Weights, by_torch, going, turned
+from signalprop.recurrent.jacobians.steps import Diagonal, Place, Run, home_of_doubles
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Linear:
 
     def steps(self, samples: Tensor) -> Diagonal:
         """The step Jacobians of some samples."""
-        home = torch.device("cpu") if self.a.device.type == "mps" else self.a.device
+        home = home_of_doubles(self.a.device)
         a = self.a.detach().index_select(1, samples.to(self.a.device)).to(home).double()
         if self.lengths is None:
             lengths = torch.full((len(samples),), len(a), device=home)
@@ -93,25 +94,17 @@ class _Seer:
         sizes: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         flat = [w for w in weights if w is not None]
-        handed = tuple(s[None] for s in states)
-        hx = handed if self.op == "lstm" else handed[0]
         biases = weights[2] is not None
-        lengths = None
-        if sizes is None:
-            outputs, *ends = self.function(x, hx, flat, biases, 1, 0.0, False, False, False)
-        else:
-            mask = going(sizes, x.shape[1], x.device)
-            lengths = mask.sum(0)
-            rows, *ends = self.function(x[mask], sizes, hx, flat, biases, 1, 0.0, False, False)
-            outputs = padded(rows, mask)
+        outputs, ends = by_torch(self.function, self.op, x, states, flat, biases, sizes)
+        lengths = None if sizes is None else going(sizes, x.shape[1], x.device).sum(0)
         self.seen[place] = Run(
             Place(self.site, self.op, place[0], bool(place[1])),
             x.detach(), tuple(s.detach() for s in states), outputs.detach(), weights, lengths,
         )  # fmt: skip
-        return outputs, tuple(e[0] for e in ends)
+        return outputs, ends
 
 
-class Seen(TorchFunctionMode):
+class Seen(Hooked):
     """Writes down the recurrent layers that run inside.
 
     Args:
@@ -132,26 +125,15 @@ class Seen(TorchFunctionMode):
         self.cut: set[str] = set()
         self._model = model
         self._site = self._own_site = ""
-        self._handles: list[Any] = []
         self._calls: dict[str, int] = {}
 
-    def __enter__(self) -> Seen:
-        """Start to look."""
+    def _hooks(self) -> list[RemovableHandle]:
+        found: list[RemovableHandle] = []
         for path, module in self._model.named_modules():
             if isinstance(module, (nn.RNNBase, MinGRU, MinLSTM)):
-                add = self._handles.append
-                add(module.register_forward_pre_hook(self._entered(path)))
-                add(module.register_forward_hook(self._left))
-        super().__enter__()
-        return self
-
-    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
-        """Stop, and take every hook off."""
-        try:
-            super().__exit__(exc_type, exc_val, exc_tb)
-        finally:
-            for handle in self._handles:
-                handle.remove()
+                found.append(module.register_forward_pre_hook(self._entered(path)))
+                found.append(module.register_forward_hook(self._left))
+        return found
 
     def __torch_function__(
         self,
@@ -231,7 +213,7 @@ class Seen(TorchFunctionMode):
         made = run_direction(layer, place, x, there, h, c, watch)
         cell, sizes = layer._cell(*place), None if there is None else there.sum(1)
         weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, cell.weight_hr)
-        x, out = (_turned(v.detach(), sizes) if place[1] else v.detach() for v in (x, made[0]))
+        x, out = (turned(v.detach(), sizes) if place[1] else v.detach() for v in (x, made[0]))
         lengths = None if there is None else there.sum(0)
         self.runs.append(Run(
             self._own("lstm", place), x, (h.detach(), c.detach()), out, weights, lengths,
@@ -249,7 +231,7 @@ class Seen(TorchFunctionMode):
         h: Tensor,
     ) -> Any:
         sizes, lengths = (None, None) if there is None else (there.sum(1), there.sum(0))
-        factors = _turned(a.detach(), sizes) if place[1] else a.detach()
+        factors = turned(a.detach(), sizes) if place[1] else a.detach()
         found = self._own(type(layer).__name__.lower(), place)
         self.linear.append(Linear(found, factors, lengths))
         return run_recurrence(layer, place, a, b, there, h)

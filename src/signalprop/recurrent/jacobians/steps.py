@@ -156,12 +156,17 @@ class Diagonal(Steps):
         return v * local[0]
 
 
+def home_of_doubles(device: torch.device) -> torch.device:
+    """Where float64 is computed for a device: MPS has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 class _Made(Steps):
     """Local derivatives from a `Run`, some steps at a time."""
 
     def __init__(self, run: Run, samples: Tensor) -> None:
         home = run.outputs.device
-        device = torch.device("cpu") if home.type == "mps" else home  # which has no float64
+        device = home_of_doubles(home)
         chosen = samples.to(home)
 
         def some(x: Tensor, dim: int) -> Tensor:

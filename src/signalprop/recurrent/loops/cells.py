@@ -31,13 +31,18 @@ def loops(model: nn.Module, trace: Trace) -> Iterator[TimeAxis]:
         c = _calls(trace, path, f"{path}.c")
         if len(h) < FEWEST or not all(s.delta for s in h):
             continue
-        op = type(module).__name__.lower().removesuffix("cell")
-        op = f"rnn_{module.nonlinearity}" if isinstance(module, nn.RNNCell) else op
         values = tuple(s.delta.rms for s in h if s.delta)
         cells = tuple(s.delta.rms for s in c if s.delta)
         steps = tuple(range(1, len(h) + 1))
         whole = cells if len(cells) == len(values) else ()
-        yield TimeAxis(path, op, 0, False, len(h), steps, values, whole, ())
+        yield TimeAxis(path, op_of(module), 0, False, len(h), steps, values, whole, ())
+
+
+def op_of(cell: nn.RNNCellBase) -> str:
+    """`lstm`, `gru`, `rnn_tanh` or `rnn_relu`."""
+    if isinstance(cell, nn.RNNCell):
+        return f"rnn_{cell.nonlinearity}"
+    return type(cell).__name__.lower().removesuffix("cell")
 
 
 def _calls(trace: Trace, path: str, base: str) -> list[Site]:

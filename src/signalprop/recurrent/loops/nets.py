@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from signalprop.capture.statistics import accumulator
 from signalprop.capture.time import TimeAxis
 from signalprop.nets.recurrent._cells import Watch
-from signalprop.recurrent.call import _turned
+from signalprop.recurrent.call import turned
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Direction:
         """Over the sequences that are still going, in the order of the steps."""
         sizes = None if self.there is None else self.there.sum(1)
         if self.place[1]:
-            found = _turned(found[..., None], sizes)[..., 0]
+            found = turned(found[..., None], sizes)[..., 0]
         if self.there is None:
             return tuple(found.mean(1).sqrt().tolist())
         going = torch.where(self.there, found, 0).sum(1) / self.there.sum(1)
@@ -98,5 +99,4 @@ def _into(kept: dict[int, Tensor], step: int) -> Callable[[Tensor], None]:
 
 def _squares(x: Tensor) -> Tensor:
     """Mean of the squares over the last dimension, in a precision whose range holds them."""
-    x = x.detach()
-    return (x.float() if x.device.type == "mps" else x.double()).square().mean(-1)
+    return x.detach().to(accumulator(x.device)).square().mean(-1)

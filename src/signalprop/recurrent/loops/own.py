@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef
 
+from signalprop.capture.statistics import accumulator
 from signalprop.capture.time import TimeAxis
 from signalprop.nets.recurrent.minimal import MinGRU, MinLSTM
 from signalprop.recurrent.horizon.cells import Calls, Held, Loop, tensors
@@ -159,5 +160,4 @@ def _layered(module: nn.Module) -> bool:
 
 def _rms(x: Tensor) -> Tensor:
     """In a precision whose range holds the squares, as a tensor: nobody waits for a device."""
-    x = x.detach().abs()
-    return (x.float() if x.device.type == "mps" else x.double()).square().mean().sqrt()
+    return x.detach().abs().to(accumulator(x.device)).square().mean().sqrt()
