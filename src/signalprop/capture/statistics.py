@@ -355,6 +355,11 @@ _ENDS = {
 
 def saturated_units(x: Tensor, op: str, unit_dim: int) -> Tensor:
     """How many units have lost their slope in 3/4 of their observations, told from the output."""
+    return (saturated_share(x, op, unit_dim) > SATURATED_OBSERVATIONS).sum()
+
+
+def saturated_share(x: Tensor, op: str, unit_dim: int) -> Tensor:
+    """Per unit the share of its observations where its slope is lost, told from the output."""
     if op in _ENDS:
         flat = (2 * x - 1 if op == "sigmoid" else x).abs() > _ENDS[op]
     elif op == "hardsigmoid":
@@ -362,4 +367,4 @@ def saturated_units(x: Tensor, op: str, unit_dim: int) -> Tensor:
     else:  # hardtanh, whatever its limits: the ends are where the values pile up
         flat = (x <= x.min()) | (x >= x.max())
     others = [d for d in range(x.ndim) if d != unit_dim]
-    return (flat.to(torch.float32).mean(others) > SATURATED_OBSERVATIONS).sum()
+    return flat.to(torch.float32).mean(others)

@@ -26,9 +26,7 @@ class Statistic:
 
 
 _ALL = (
-    Statistic(
-        "activation_rms", "", True, "activation", "Root mean square of all elements of a."
-    ),
+    Statistic("activation_rms", "", True, "activation", "Root mean square of all elements of a."),
     Statistic(
         "dead",
         "share of units",

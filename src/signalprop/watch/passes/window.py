@@ -1,0 +1,175 @@
+"""The hooks of a sampled step: they find the passes of the watched models, and leave nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils.hooks import RemovableHandle
+
+from signalprop.watch.passes import compiled
+from signalprop.watch.passes.light import LightRecorder
+
+#: passes of one model in one step that are kept; an evaluation with gradients on may make many
+MOST = 256
+
+
+class Passes:
+    """The passes of one model within a sampled step.
+
+    Args:
+        model: the user's module itself, without wrappers.
+        wrappers: `torch.compile`'s wrappers of it that are known; one that is called is added.
+
+    Attributes:
+        model: as given.
+        parameters: the model's, by name.
+    """
+
+    def __init__(self, model: torch.nn.Module, wrappers: list[torch.nn.Module]) -> None:
+        self.model = model
+        self._wrappers = wrappers
+        self._recorders: list[LightRecorder] = []
+        self._here: LightRecorder | None = None
+        self._entry: torch.nn.Module | None = None
+        self.parameters = dict(model.named_parameters())
+        self._listener = (
+            compiled.Listener(model, wrappers) if wrappers or compiled.compiled(model) else None
+        )
+
+    def enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """A module is called, anywhere in the program."""
+        if self._here is not None:
+            self._here.enter_module(module, args)
+        elif self._listener is not None:
+            return
+        elif module is self.model:
+            if torch.is_grad_enabled() and len(self._recorders) < MOST:
+                self._open(module, args, recomputed=False)
+        elif compiled.wrapper_of(module, self.model):
+            # compiled since the watch began: seen from the next sampled step on
+            if module not in self._wrappers:
+                self._wrappers.append(module)
+        elif self._is_run_again(module):
+            self._open(module, args, recomputed=True)
+
+    def leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        """A module has returned, or raised."""
+        here = self._here
+        if here is not None:
+            here.leave_module(module, args, output)
+            if module is self._entry and not here.inside:
+                self.cut()
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """The model's parameters that learn."""
+        return [p for p in self.parameters.values() if p.requires_grad]
+
+    def cut(self) -> None:
+        """End the pass that is being recorded, if one is: also one that an interrupt has cut."""
+        here, self._here, self._entry = self._here, None, None
+        if here is not None:
+            _remove(here)
+            here.end()
+
+    def seen(self) -> list[LightRecorder]:
+        """The passes that an error came back to, so far; they are handed over."""
+        self.cut()
+        found = self._recorders
+        self._recorders = []
+        if self._listener is not None:
+            calls = self._listener.take()
+            found += [r for call in calls if (r := compiled.again(self.model, call)) is not None]
+            for call in calls:
+                call.end()
+        for recorder in found:
+            recorder.open = False
+        return [recorder for recorder in found if recorder.arrived]
+
+    def close(self) -> None:
+        """The step is over: what still comes back from its graphs is of no interest."""
+        self.cut()
+        for recorder in self._recorders:
+            recorder.open = False
+        if self._listener is not None:
+            self._listener.close()
+
+    def _open(self, module: torch.nn.Module, args: tuple[Any, ...], *, recomputed: bool) -> None:
+        made = LightRecorder(self.model, self.parameters.values(), recomputed=recomputed)
+        self._recorders.append(made)
+        self._here, self._entry = made, module
+        _push_mode(made)
+        made.enter_module(module, args)
+
+    def _is_run_again(self, module: torch.nn.Module) -> bool:
+        """Whether this is a part that a re-entrant checkpoint runs again, now with a graph."""
+        if not self._recorders or torch._C._current_graph_task_id() < 0:
+            return False
+        return torch.is_grad_enabled() and any(r.lacks_graph(module) for r in self._recorders)
+
+
+def _remove(mode: LightRecorder) -> None:
+    """Take a mode off the stack, wherever it lies: an interrupt may have left others on it."""
+    if not any(other is mode for other in _get_current_function_mode_stack()):
+        return
+    above = []
+    while (top := _pop_mode()) is not mode:
+        above.append(top)
+    for other in reversed(above):
+        _push_mode(other)
+
+
+class Window:
+    """The hooks of one sampled step, in the thread that trains.
+
+    Args:
+        models: the passes of every watched model.
+        failed: called with an exception of ours, which must not reach the training.
+    """
+
+    def __init__(self, models: Iterable[Passes], failed: Callable[[Exception], None]) -> None:
+        self._models = list(models)
+        self._failed = failed
+        self._thread = threading.get_ident()
+        after = register_module_forward_hook(self._leave, always_call=True)
+        self._handles: list[RemovableHandle] = [
+            register_module_forward_pre_hook(self._enter),
+            after,
+        ]
+        # of several watches on one model the last to see it called is the first to see it return
+        hooks: Any = after.hooks_dict_ref()
+        hooks.move_to_end(after.id, last=False)
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        for passes in self._models:
+            passes.close()
+
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+            return
+        try:
+            for passes in self._models:
+                passes.enter(module, args)
+        except Exception as error:
+            self._failed(error)
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+            return
+        try:
+            for passes in reversed(self._models):
+                passes.leave(module, args, output)
+        except Exception as error:
+            self._failed(error)
