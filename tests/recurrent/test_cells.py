@@ -5,7 +5,7 @@ import torch
 
 from signalprop.recurrent.cells.gru import GRU
 from signalprop.recurrent.cells.lstm import LSTM
-from signalprop.recurrent.cells.products import Product
+from signalprop.recurrent.cells.products import Product, sigmoids
 from signalprop.recurrent.cells.record import Deltas
 from signalprop.recurrent.cells.rnn import RNN
 from signalprop.recurrent.compiled import build
@@ -80,3 +80,23 @@ def test_products(rows):
     assert torch.allclose(product(x), x @ W.t(), atol=1e-5)
     assert torch.allclose(product.added(x, y.clone()), y + x @ W.t(), atol=1e-5)
     assert torch.allclose(Product(W.t(), rows)(y), y @ W, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_part_gets_tanh_and_the_rest_sigmoid(dtype):
+    x = torch.randn(5, 12).to(dtype)
+    x[0] *= 1e-2  # small ones keep the digits of their type
+    exact = x.double().sigmoid()
+    exact[:, 6:9] = x[:, 6:9].double().tanh()
+    sigmoids(x, x[:, 6:9], x.new_full((), -1))
+    few = dtype == torch.bfloat16
+    digits = torch.finfo(dtype).eps
+    assert torch.allclose(x.double(), exact, rtol=2 * digits, atol=0 if few else 2 * digits)
+
+
+def test_a_sum_goes_where_it_is_told():
+    W, x, y = torch.randn(4, 3), torch.randn(2, 3), torch.randn(1, 4).expand(2, 4)
+    before, into = y.clone(), torch.empty(2, 4)
+    assert Product(W, 2).added(x, y, into) is into
+    assert torch.allclose(into, y + x @ W.t(), atol=1e-6)
+    assert torch.equal(y, before)

@@ -136,24 +136,25 @@ class Chunked:
         start, outputs = states[0], list[Tensor]()
         before: list[Tensor] = []
         cells: list[Tensor] = []
-        for begin in range(0, steps, size):
-            end = min(begin + size, steps)
+        end = 0
+        for part in x.split(size):  # one gradient for all parts, where slices would have one each
+            begin, end = end, end + len(part)
             handed = states
             output, states = by_torch(
-                self.function, self.op, x[begin:end], handed, flat, weights[2] is not None,
+                self.function, self.op, part, handed, flat, weights[2] is not None,
                 None if sizes is None else sizes[begin:end],
             )  # fmt: skip
             border = Border(end, [None] * len(states))
             if self.op == "lstm":
-                before.append(output[-2] if end - begin > 1 else handed[0])
-                cells.append(states[1])
+                before.append((output[-2] if len(part) > 1 else handed[0]).detach())
+                cells.append(states[1].detach())
             _watch(output, border)
             states = tuple(_seen(s, border, i) for i, s in enumerate(states))
             borders.append(border)
             outputs.append(output)
         if self.op == "lstm":
             _slope(borders[1:], x, before, cells, weights, sizes)
-        whole = torch.cat(outputs)
+        whole = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         if self.closely and self.op in ("lstm", "gru"):
             mask = None
             if sizes is not None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from signalprop.recurrent.cells.again import again, as_forward
 from signalprop.recurrent.cells.bulk import Sums, backwards, linear, spans
-from signalprop.recurrent.cells.products import Product, tanh
+from signalprop.recurrent.cells.products import Product, sigmoids, tanh
 from signalprop.recurrent.cells.record import Deltas
 from signalprop.recurrent.compiled.loops import CompiledLSTM, fits
 
@@ -50,9 +50,10 @@ class LSTM(torch.autograd.Function):
         cells = x.new_empty(steps + 1, *c0.shape)
         outputs = x.new_empty(steps + 1, *h0.shape)
         cells[0], outputs[0] = c0, h0
-        loop = _loop(w_hh, w_hr, rows, x, w_ih, h0, c0)
+        loop = _loop(w_hh, w_hr, bias, rows, x, w_ih, h0, c0)
+        left = None if isinstance(loop, CompiledLSTM) else bias  # compiled, it is added on the way
         for a, b in spans(gates, w_hh):
-            linear(x[a:b], w_ih, bias, gates[a:b])
+            linear(x[a:b], w_ih, left, gates[a:b])
             going = None if mask is None else mask[a:b]
             loop.forward(gates[a:b], going, cells[a : b + 1], outputs[a : b + 1])
         ctx.save_for_backward(x, w_ih, bias, w_hh, h0, c0, w_hr, mask, gates, cells, outputs)
@@ -87,7 +88,7 @@ def _backward(
     of_input = Sums(x, w_ih, needs[:3])
     of_state = Sums(outputs[:-1], w_hh, (False, needs[3], False))
     of_projection = None if w_hr is None else Sums(cells[1:], w_hr, (False, needs[6], False))
-    loop = _loop(w_hh, w_hr, len(h0), x, dh, dc, arriving, back=True)
+    loop = _loop(w_hh, w_hr, None, len(h0), x, dh, dc, arriving, back=True)
     parts = list(backwards(gates, w_hh))
     errors = torch.empty_like(gates[: max(b - a for a, b in parts)])
     for a, b in parts:
@@ -111,10 +112,15 @@ DENSE = torch.contiguous_format
 
 
 def _loop(
-    w_hh: Tensor, w_hr: Tensor | None, rows: int, *used: Tensor, back: bool = False
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    bias: Tensor | None,
+    rows: int,
+    *used: Tensor,
+    back: bool = False,
 ) -> CompiledLSTM | Steps:
-    if fits(w_hh, w_hr, *used):
-        return CompiledLSTM(w_hh, w_hr)
+    if fits(w_hh, w_hr, bias, *used):
+        return CompiledLSTM(w_hh, w_hr, bias)
     return Steps(w_hh, w_hr, rows, back)
 
 
@@ -141,16 +147,13 @@ class Steps:
             cells: (S + 1, B, H), the first one given.
             outputs: (S + 1, B, P), the first one given.
         """
-        hidden, squashed = cells.shape[-1], torch.empty_like(cells[0])
+        squashed, minus = torch.empty_like(cells[0]), gates.new_full((), -1)
         # every view at once: one by one they cost as much as the arithmetic
         z, c, h = gates.unbind(0), cells.unbind(0), outputs.unbind(0)
-        inf, g, o = (x.unbind(0) for x in gates.split([2 * hidden, hidden, hidden], -1))
-        i, f = (x.unbind(0) for x in gates.split(hidden, -1)[:2])
+        i, f, g, o = (x.unbind(0) for x in gates.chunk(4, -1))
         for t in range(len(gates)):
             self.product.added(h[t], z[t])
-            inf[t].sigmoid_()
-            tanh(g[t], g[t])
-            o[t].sigmoid_()
+            sigmoids(z[t], g[t], minus)
             torch.mul(f[t], c[t], out=c[t + 1]).addcmul_(i[t], g[t])
             tanh(c[t + 1], squashed)
             if self.w_hr is None:
@@ -186,45 +189,44 @@ class Steps:
             dh: gradient of the last h, (B, P); gets that of the first.
             dc: the same of c, (B, H).
         """
-        last_h, last_c, w_hr = dh, dc, self.w_hr
-        slopes, of_c = (x.unbind(0) for x in _slopes(gates, cells))
-        forget = gates.chunk(4, -1)[1].unbind(0)
+        _slopes(gates, cells, error, found_c)  # which are multiplied where they lie
+        rows, forget = error.unbind(0), gates.chunk(4, -1)[1].unbind(0)
+        parts = error.unflatten(-1, (4, -1))
+        of_cell, of_o = parts[..., :3, :].unbind(0), parts[..., 3, :].unbind(0)
         h_t, c_t, given_t = found_h.unbind(0), found_c.unbind(0), given.unbind(0)
-        rows, parts = error.unbind(0), [x.unbind(0) for x in error.chunk(4, -1)]
+        wide_t = found_c.unsqueeze(-2).unbind(0)
+        torch.add(given_t[-1], dh, out=h_t[-1])
         for t in range(len(gates) - 1, -1, -1):
-            inner = here = torch.add(given_t[t], dh, out=h_t[t])
-            if w_hr is not None:
-                inner = here @ w_hr
-            into = torch.addcmul(dc, inner, of_c[t], out=c_t[t])
-            i, f, g, o = slopes[t].unbind(0)
-            torch.mul(into, i, out=parts[0][t])
-            torch.mul(into, f, out=parts[1][t])
-            torch.mul(into, g, out=parts[2][t])
-            torch.mul(inner, o, out=parts[3][t])
+            here = h_t[t]
+            inner = here if self.w_hr is None else here @ self.w_hr
+            into = torch.addcmul(dc, inner, c_t[t], out=c_t[t])
+            of_cell[t].mul_(wide_t[t])
+            of_o[t].mul_(inner)
             if mask is None:
-                dh = self.product(rows[t])
-                dc = into * forget[t]
-                continue
-            rows[t].masked_fill_(~mask[t], 0)
-            dh = torch.where(mask[t], self.product(rows[t]), here)
-            kept, dc = dc, torch.where(mask[t], into * forget[t], dc)
-            into.copy_(torch.where(mask[t], into, kept))
-        last_h.copy_(dh)
-        last_c.copy_(dc)
+                torch.mul(into, forget[t], out=dc)
+            else:
+                rows[t].masked_fill_(~mask[t], 0)
+                into.copy_(torch.where(mask[t], into, dc))
+                dc.copy_(torch.where(mask[t], into * forget[t], dc))
+            if t:
+                before = self.product.added(rows[t], given_t[t - 1], h_t[t - 1])
+            else:
+                before = self.product(rows[t], dh)
+            if mask is not None:
+                before.add_(here.masked_fill(mask[t], 0))
 
 
-def _slopes(gates: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """dc_t/dz of i, f and g and dh_t/dz of o, (steps, 4, B, H); dh_t/dc_t, (steps, B, H)."""
+def _slopes(gates: Tensor, cells: Tensor, of_z: Tensor, of_c: Tensor) -> None:
+    """Write dc_t/dz of i, f and g and dh_t/dz of o, (S, B, 4 H); dh_t/dc_t, (S, B, H)."""
     i, f, g, o = gates.chunk(4, -1)
-    slopes = gates.new_empty(len(gates), 4, *cells.shape[1:])
-    squashed = cells[1:].tanh()
-    of_i, of_f, of_g, of_o = slopes.unbind(1)
+    of_i, of_f, of_g, of_o = of_z.chunk(4, -1)
     sigmoid, tanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
     sigmoid.grad_input(g, i, grad_input=of_i)  # g i (1 - i)
     sigmoid.grad_input(cells[:-1], f, grad_input=of_f)
     tanh.grad_input(i, g, grad_input=of_g)  # i (1 - g^2)
+    squashed = torch.tanh(cells[1:], out=of_c)
     sigmoid.grad_input(squashed, o, grad_input=of_o)
-    return slopes, tanh(o, squashed)
+    tanh.grad_input(o, squashed, grad_input=of_c)
 
 
 def unrolled(

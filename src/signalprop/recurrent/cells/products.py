@@ -38,11 +38,13 @@ class Product:
         made = torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
         return made if into is None else into.copy_(made)
 
-    def added(self, x: Tensor, y: Tensor) -> Tensor:
-        """Y + x W^T, in place."""
-        if self.packed is not None:
-            return y.add_(torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], ""))
-        return y.addmm_(x, self.turned)
+    def added(self, x: Tensor, y: Tensor, into: Tensor | None = None) -> Tensor:
+        """Y + x W^T, written into a tensor; None: into y."""
+        into = y if into is None else into
+        if self.packed is None:
+            return torch.addmm(y, x, self.turned, out=into)
+        made = torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        return torch.add(y, made, out=into)
 
 
 def _packed(weight: Tensor, rows: int) -> Tensor | None:
@@ -60,6 +62,28 @@ def tanh(x: Tensor, into: Tensor) -> Tensor:
     if x.device.type != "cpu" or intel():
         return torch.tanh(x, out=into)
     return torch.mul(x, 2, out=into).sigmoid_().mul_(2).sub_(1)
+
+
+def sigmoids(x: Tensor, part: Tensor, minus: Tensor) -> None:
+    """Sigmoid in place, tanh of a part.
+
+    The rows of a part lie apart: MKL's tanh is called for each, on all threads, whose start takes
+    longer than a row. As 2 sigmoid(2 x) - 1 the part goes along with the rest, unless its digits
+    are too few for that.
+
+    Args:
+        x: dense.
+        part: some columns of it.
+        minus: -1, of no dimension.
+    """
+    if x.dtype in (torch.float32, torch.float64):
+        part.mul_(2)
+        x.sigmoid_()
+        torch.add(minus, part, alpha=2, out=part)
+    else:
+        made = part.tanh()
+        x.sigmoid_()
+        part.copy_(made)
 
 
 @cache

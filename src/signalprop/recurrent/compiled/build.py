@@ -36,7 +36,7 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", *EXACT)
 PATIENCE = 120
 #: arguments of the functions: threads or a flag, sizes and strides, tensors
 ARGUMENTS = {
-    "lstm_forward": "i llll pppppp",
+    "lstm_forward": "i llll ppppppp",
     "lstm_backward": "i llll p ll pppppppppp",
     "gru_forward": "i lll pppppp",
     "gru_backward": "i lll p ll ppppppppp",

@@ -9,9 +9,9 @@
 
 #define SIGNALPROP_CELLS(S, BITS)                                                                  \
   extern "C" int lstm_forward_##BITS(int threads, long T, long B, long H, long P, S* gates,        \
-                                     const S* w_hh, const S* w_hr, const uint8_t* mask, S* cells,  \
-                                     S* outputs) {                                                 \
-    return lstm_forward<S>(threads, T, B, H, P, gates, w_hh, w_hr, mask, cells, outputs);          \
+                                     const S* bias, const S* w_hh, const S* w_hr,                  \
+                                     const uint8_t* mask, S* cells, S* outputs) {                  \
+    return lstm_forward<S>(threads, T, B, H, P, gates, bias, w_hh, w_hr, mask, cells, outputs);    \
   }                                                                                                \
   extern "C" int lstm_backward_##BITS(int threads, long T, long B, long H, long P, const S* given, \
                                       long step, long row, const S* w_hh, const S* w_hr,           \

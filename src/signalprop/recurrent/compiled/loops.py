@@ -54,16 +54,18 @@ class CompiledLSTM(_Loop):
     Args:
         w_hh: (4 H, P).
         w_hr: (P, H), or None.
+        bias: (4 H,), or None; added on the way forward, so that gates are given without it.
     """
 
-    def __init__(self, w_hh: Tensor, w_hr: Tensor | None) -> None:
+    def __init__(self, w_hh: Tensor, w_hr: Tensor | None, bias: Tensor | None) -> None:
         super().__init__("lstm", w_hh)
+        self.bias = None if bias is None else bias.detach().contiguous()
         self.w_hr = None if w_hr is None else w_hr.detach().contiguous()
 
     def forward(self, gates: Tensor, mask: Tensor | None, cells: Tensor, outputs: Tensor) -> None:
         """See `cells.lstm.Steps`."""
         sizes = *gates.shape[:2], cells.shape[-1], outputs.shape[-1]
-        tensors = gates, self.w_hh, self.w_hr, mask, cells, outputs
+        tensors = gates, self.bias, self.w_hh, self.w_hr, mask, cells, outputs
         _call(self._forward, *sizes, *map(_at, tensors))
 
     def backward(

@@ -3,11 +3,12 @@
 
 #include "share.h"
 
-// gates (T, B, 4 H) hold W_ih x + b and are overwritten; cells (T + 1, B, H) and outputs (T + 1, B,
-// P) hold the first states. Returns false where there is no memory.
+// gates (T, B, 4 H) hold W_ih x and are overwritten; bias (4 H), or none, is added here, where it takes
+// no pass of its own; cells (T + 1, B, H) and outputs (T + 1, B, P) hold the first states. Returns false
+// where there is no memory.
 template <class S>
-bool lstm_forward(int threads, long T, long B, long H, long P, S* gates, const S* w_hh,
-                  const S* w_hr, const uint8_t* mask, S* cells, S* outputs) {
+bool lstm_forward(int threads, long T, long B, long H, long P, S* gates, const S* bias,
+                  const S* w_hh, const S* w_hr, const uint8_t* mask, S* cells, S* outputs) {
   using V = Vec<S>;
   constexpr long L = lanes<S>;
   const Packed<S> hh(w_hh, P, H, 1, P, 4);
@@ -21,8 +22,11 @@ bool lstm_forward(int threads, long T, long B, long H, long P, S* gates, const S
       blocks(share, t, hh.panels, [&](long p, long first, int rows) {
         const long u = hh.first(p), n = H - u < L ? H - u : L;
         V sums[ROWS * 4];
-        for (int r = 0; r < rows; ++r)
-          for (int k = 0; k < 4; ++k) sums[r * 4 + k] = load(z + (first + r) * 4 * H + k * H + u, n);
+        for (int k = 0; k < 4; ++k) {
+          const V shift = bias ? load(bias + k * H + u, n) : V{};
+          for (int r = 0; r < rows; ++r)
+            sums[r * 4 + k] = load(z + (first + r) * 4 * H + k * H + u, n) + shift;
+        }
         multiply<S>(4, rows, h + first * P, P, P, hh.panel(p), sums);
         for (int r = 0; r < rows; ++r) {
           const long row = first + r, at = row * H + u;
