@@ -55,7 +55,7 @@ format: $(VENV)/.check
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/_generated docs/api.md docs/rules.md docs/studies.md report.html
+	rm -rf $(VENV) build dist docs/_build docs/_generated docs/api.md docs/rules.md docs/rules-over-time.md docs/studies.md report.html
 	rm -rf .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	find src tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 

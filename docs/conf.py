@@ -17,6 +17,8 @@ from signalprop.capture.kinds import Kind
 from signalprop.cures.catalogue import CURES
 from signalprop.diagnosis import DEFAULT_RULES
 from signalprop.studies import STUDIES
+from signalprop.watch.rules.judge import DEFAULT_RULES_OVER_TIME
+from signalprop.watch.statistics import STATISTICS
 
 project = "signalprop"
 author = "The signalprop authors"
@@ -113,18 +115,16 @@ def sections(docstring: str) -> Iterator[tuple[str, str]]:
 
 
 def rules_page(rules: Iterable[Any]) -> Iterator[str]:
-    """The page of the rules, from their metadata, their signatures and their docstrings.
+    """The page of the rules of `diagnose`.
 
     Yields:
         Lines of Markdown.
-
-    Raises:
-        ValueError: A rule's docstring lacks one of its sections.
     """
     rules = sorted(rules, key=lambda function: function.rule.code)
     yield "# Rules\n"
     yield (
-        f"The {len(rules)} rules that `diagnose` applies unless told otherwise. Thresholds are the "
+        f"The {len(rules)} rules that `diagnose` applies unless told otherwise; those of a watched "
+        "run have [a page of their own](rules-over-time.md). Thresholds are the "
         "keyword defaults in the code; this page is written from them. "
         "In a terminal: `signalprop rules`, `signalprop explain CODE`.\n"
     )
@@ -132,8 +132,45 @@ def rules_page(rules: Iterable[Any]) -> Iterator[str]:
         "The severity is that of the rule's findings unless its text says otherwise. Where "
         "something that a rule needs could not be had, the rule is skipped, and says why:\n"
     )
+    yield from rules_listed(rules, NEEDS, "nothing but the model")
+
+
+def rules_over_time_page(rules: Iterable[Any]) -> Iterator[str]:
+    """The page of the rules of a watched run.
+
+    Yields:
+        Lines of Markdown.
+    """
+    rules = sorted(rules, key=lambda function: function.rule.code)
+    yield "# Rules over time\n"
+    yield (
+        f"The {len(rules)} rules that [`watch`](watch.md) asks while a training runs, and "
+        "`signalprop report` afterwards. Each tells an alert once. Thresholds are the keyword "
+        "defaults in the code; this page is written from them.\n"
+    )
+    yield "A rule is silent where what it needs was not recorded:\n"
+    known = {statistic.name: statistic.meaning for statistic in STATISTICS.values()}
+    scalars = {
+        "loss": "the loss, given to `Watch.log`",
+        "loss_scale": "a GradScaler, given to `watch`",
+        "skipped": "a GradScaler, given to `watch`",
+    }
+    yield from rules_listed(rules, known | scalars, "nothing but the steps")
+
+
+def rules_listed(
+    rules: Iterable[Any], needs: Mapping[str, str], without: str
+) -> Iterator[str]:
+    """What rules need, a table of them, and a section for each, from their docstrings.
+
+    Yields:
+        Lines of Markdown.
+
+    Raises:
+        ValueError: A rule's docstring lacks one of its sections.
+    """
     needed = {need for function in rules for need in (*function.rule.needs, *function.rule.wants)}
-    yield from (f"- `{need}`: {what}" for need, what in NEEDS.items() if need in needed)
+    yield from (f"- `{need}`: {what}" for need, what in needs.items() if need in needed)
     yield (
         "\nA cure is named here by a short name; what to do by hand stands under *How to cure "
         "it*.\n"
@@ -152,7 +189,7 @@ def rules_page(rules: Iterable[Any]) -> Iterator[str]:
             raise ValueError(f"{rule.code}: its docstring lacks {', '.join(missing)}")
         yield found[""] + "\n"
         yield f"Severity: {text(rule.severity)}  "
-        yield f"Needs: {code(rule.needs) or 'nothing but the model'}  "
+        yield f"Needs: {code(rule.needs) or without}  "
         if rule.wants:
             yield f"Uses where it can be had: {code(rule.wants)}  "
         yield f"Cures: {code(rule.cures) or 'none is automatic'}\n"
@@ -305,6 +342,7 @@ def write_generated_pages(_app: Any) -> None:
     """Write the generated pages; leave a page alone that would not change."""
     pages: Mapping[str, Iterable[str]] = {
         "rules.md": rules_page(DEFAULT_RULES),
+        "rules-over-time.md": rules_over_time_page(DEFAULT_RULES_OVER_TIME),
         "studies.md": studies_page(STUDIES),
         "api.md": api_page(public_names()),
         "_generated/cures.md": cures_fragment(CURES),

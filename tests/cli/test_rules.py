@@ -6,8 +6,10 @@ import pytest
 
 from signalprop.cli import rulebook
 from signalprop.diagnosis.engine import DEFAULT_RULES
+from signalprop.watch.rules.judge import DEFAULT_RULES_OVER_TIME
 
-INFOS = [judge.rule for judge in DEFAULT_RULES]
+RULES = (*DEFAULT_RULES, *DEFAULT_RULES_OVER_TIME)
+INFOS = [judge.rule for judge in RULES]
 
 
 def test_every_rule_is_listed(run):
@@ -42,7 +44,7 @@ def test_rules_as_json(run):
     }
 
 
-@pytest.mark.parametrize("judge", DEFAULT_RULES, ids=lambda judge: judge.rule.code)
+@pytest.mark.parametrize("judge", RULES, ids=lambda judge: judge.rule.code)
 def test_every_page(run, judge):
     ran = run("explain", judge.rule.code.lower())
     assert ran.status == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from signalprop.cli import cure, horizon, screen, theory
+from signalprop.cli import cure, horizon, report, screen, theory, view
 from signalprop.cli.door import BAD_INPUT, FOUND, OK
 from signalprop.cli.options import DEFAULTS, JACOBIAN, RUN, Debug, Html, Json, Options
 
@@ -52,12 +52,16 @@ app = App(
     signalprop theory phase --activation tanh
     signalprop explain SP101
     signalprop study alexnet --quick
+    signalprop view run.sp
+    signalprop report run.sp --html run.html
 """,
 )
 theory.app.sort_key = 6
 app.command(theory.app)
 app.command(cure.cure, sort_key=2, help_epilogue=cure.EPILOGUE)
 app.command(horizon.horizon, sort_key=3, help_epilogue=horizon.EPILOGUE)
+app.command(view.view, sort_key=8, help_epilogue=view.EPILOGUE)
+app.command(report.report, sort_key=9, help_epilogue=report.EPILOGUE)
 app.register_install_completion_command(help="Install completion for your shell.", help_epilogue="")
 app["--help"].help = "Print this help, or that of a command."
 app["--version"].help = "Print the versions of signalprop, torch and Python."

@@ -25,6 +25,13 @@ _STYLES = {"issue": "bold red", "tip": "yellow"}
 
 
 def rules() -> tuple[Any, ...]:
+    """All rules, those of `diagnose` and those of a watched run, in order of code."""
+    from signalprop.watch.rules.judge import DEFAULT_RULES_OVER_TIME
+
+    return (*of_diagnose(), *DEFAULT_RULES_OVER_TIME)
+
+
+def of_diagnose() -> tuple[Any, ...]:
     """The rules that `diagnose` runs, in order of code."""
     from signalprop.diagnosis.engine import DEFAULT_RULES
 
@@ -32,7 +39,7 @@ def rules() -> tuple[Any, ...]:
 
 
 def chosen(codes: Iterable[str]) -> list[str]:
-    """Codes as they are written in the rules.
+    """Codes of rules of `diagnose`, as they are written there.
 
     Args:
         codes: as written by a user, also several in one string with commas between.
@@ -44,7 +51,7 @@ def chosen(codes: Iterable[str]) -> list[str]:
         TargetError: there is no such rule; the message lists near matches.
     """
     wanted = [part.strip() for text in codes for part in text.split(",") if part.strip()]
-    known = [judge.rule.code for judge in rules()] if wanted else []
+    known = [judge.rule.code for judge in of_diagnose()] if wanted else []
     return list(dict.fromkeys(_code(code, known) for code in wanted))
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from signalprop.capture.statistics import SATURATED_OBSERVATIONS
+from signalprop.watch.file.schema import RunSite
 from signalprop.watch.passes.tally import Tally, Vector
-from signalprop.watch.ranks import Ranks
+from signalprop.watch.ranks.alone import Joint, Layout, Ranks
 from signalprop.watch.transfer import Number, Transfer
 from signalprop.watch.updates.update import Sums
 
@@ -22,8 +25,11 @@ Numbers = dict[str, float]
 
 #: numbers per tally, in this order
 _TALLY = ("count", "square", "delta_count", "delta_square", "passes")
+#: numbers per site with attention, in this order
+_ATTENTION = ("passes", "most", "entropy", "heads")
 #: numbers per parameter, in this order
 _SUMS = ("weight", "gradient", "change", "decrease", "before", "product")
+_COPIED = ("change", "decrease")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,9 @@ class Step:
         model_of: index of a site's model.
         loss_scale: what the loss was multiplied by before the backward pass.
         clipped: what clipping multiplied the gradient by; None where it is not known.
+        step: its number.
+        sites: of the run.
+        copied: whether there was memory to see what the updates changed.
     """
 
     tallies: Mapping[int, Tally]
@@ -43,6 +52,9 @@ class Step:
     model_of: Sequence[int]
     loss_scale: Number = 1.0
     clipped: Number | None = None
+    step: int = 0
+    sites: Sequence[RunSite] = ()
+    copied: bool = True
 
 
 def collect(
@@ -56,53 +68,163 @@ def collect(
         transfer: brings numbers over.
         then: called with the statistics by name, (sites,) each, and numbers of the whole.
     """
-    places = list(step.tallies)
-    tallies = [step.tallies[place] for place in places]
-    numbers: list[Number] = []
-    for tally in tallies:
-        numbers += [getattr(tally, name) for name in _TALLY]
-        if tally.attention is not None:
-            numbers += [tally.attention.passes, tally.attention.most, tally.attention.entropy]
-    for one in step.sums:
-        share = ranks.share(one.parameter)
-        for name in _SUMS:
-            value = getattr(one, name)
-            numbers.append(np.nan if value is None else value * share)
-    largest: list[Number] = [t.attention.logit for t in tallies if t.attention is not None]
-    vectors = [v for t in tallies for v in (t.alive, t.saturated) if v is not None]
-    numbers = ranks.total(numbers)
-    largest = ranks.largest(largest)
-    found = iter(ranks.totals(vectors))
-    units: list[Number] = []
-    for tally in tallies:
-        if tally.alive is not None:
-            units.append(_share(next(found), lambda v: v == 0))
-        if tally.saturated is not None:
-            limit = SATURATED_OBSERVATIONS * ranks.world * tally.passes
-            units.append(_share(next(found), lambda v, limit=limit: v > limit))
-    heads = [0 if t.attention is None else len(t.attention.entropy) for t in tallies]
+    seen = [_Seen(place, tally) for place, tally in step.tallies.items()]
+    joint = ranks.meet(_layout(step, seen)) if ranks.world > 1 else Joint()
+    if joint.sites:
+        found = iter(ranks.totals([v for one in seen for v in one.vectors()]))
+        for one in seen:
+            one.take(found)
+    else:
+        for one in seen:
+            one.take(iter(one.vectors()))
+    shares = [ranks.share(one.parameter, joint=joint.parameters) for one in step.sums]
+    measured = [
+        [
+            share > 0 and (joint.copied or n not in _COPIED) and getattr(one, n) is not None
+            for n in _SUMS
+        ]
+        for one, share in zip(step.sums, shares, strict=True)
+    ]
+    of_sites = [n for one in seen for n in one.numbers]
+    of_parameters: list[Number] = []
+    for one, share, known in zip(step.sums, shares, measured, strict=True):
+        for name, there in zip(_SUMS, known, strict=True):
+            of_parameters.append(getattr(one, name) * share if there else np.nan)
+    largest = [n for one in seen for n in one.largest]
+    numbers, order = _joined(ranks, joint, of_sites, of_parameters, largest)
+    if not ranks.writes:
+        return
     shape = _Shape(
         len(step.model_of),
-        np.asarray(places, np.int64),
-        heads,
-        [(t.alive is not None, t.saturated is not None) for t in tallies],
+        np.asarray([one.place for one in seen], np.int64),
+        [one.tally.attention is not None for one in seen],
+        [(one.tally.alive is not None, one.tally.saturated is not None) for one in seen],
         np.asarray([one.site for one in step.sums], np.int64),
-        np.asarray([[getattr(one, n) is not None for n in _SUMS] for one in step.sums], bool),
+        np.asarray(measured, bool).reshape(-1, len(_SUMS)),
         np.asarray(step.model_of, np.int64),
+        ranks.averaged,
+        order,
     )
     transfer.start(
-        [step.loss_scale, math.nan if step.clipped is None else step.clipped]
-        + [*numbers, *largest, *units],
+        [step.loss_scale, math.nan if step.clipped is None else step.clipped, *numbers],
         lambda row: then(*shape.statistics(row)),
     )
 
 
-def _share(units: Vector, counts: Callable[[Vector], Vector]) -> Number:
-    """Share of the units that a condition holds for."""
-    held = counts(units)
-    if isinstance(held, Tensor):
-        return held.sum() / held.numel()
-    return float(np.count_nonzero(held)) / held.size
+def _joined(
+    ranks: Ranks,
+    joint: Joint,
+    of_sites: list[Number],
+    of_parameters: list[Number],
+    largest: list[Number],
+) -> tuple[list[Number], NDArray[np.int64] | None]:
+    """All numbers, those that can be added over the ranks added; and their order."""
+    if joint.sites and joint.parameters:
+        return ranks.join([*of_sites, *of_parameters], largest)
+    if not joint.sites and not joint.parameters:
+        return [*of_sites, *of_parameters, *largest], None
+    ours, order = ranks.join(of_sites, largest) if joint.sites else ranks.join(of_parameters, ())
+    size = sum(n.numel() if isinstance(n, Tensor) else 1 for n in ours)
+    order = np.arange(size) if order is None else order
+    if not joint.sites:
+        before, behind = len(of_sites), len(largest)
+        order = np.concatenate(
+            [np.arange(before), order + before, np.arange(behind) + before + size]
+        )
+        return [*of_sites, *ours, *largest], order
+    last = len(largest)
+    order = np.concatenate(
+        [order[: size - last], np.arange(len(of_parameters)) + size, order[size - last :]]
+    )
+    return [*ours, *of_parameters], order
+
+
+def _layout(step: Step, seen: Sequence[_Seen]) -> Layout:
+    """What the ranks must agree on."""
+    name = [site.name for site in step.sites]
+    return Layout(
+        step.step,
+        "\n".join(f"{name[one.place]} {one.kinds}" for one in seen),
+        "\n".join(
+            f"{name[one.site]} {tuple(one.parameter.shape)} {one.before is None}"
+            for one in step.sums
+        ),
+        tuple(len(v) for one in seen for v in one.vectors()),
+        step.copied,
+    )
+
+
+@dataclass(eq=False)
+class _Seen:
+    """What was seen of one site, ready to be added over the ranks.
+
+    What there is of every unit or head is first added over the ranks that see other samples of the
+    same ones; the others' units and heads are others, of which only the counts are added.
+
+    Attributes:
+        place: index of the site.
+        tally: what was seen.
+        numbers: to be added over all ranks.
+        largest: whose maximum is wanted.
+    """
+
+    place: int
+    tally: Tally
+    numbers: list[Number] = field(default_factory=list)
+    largest: list[Number] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> str:
+        tally = self.tally
+        return "".join("01"[x is not None] for x in (tally.alive, tally.saturated, tally.attention))
+
+    def vectors(self) -> list[Vector]:
+        """What there is of every unit and head, and last the weight of it."""
+        tally, out = self.tally, list[Vector]()
+        if tally.alive is not None:
+            out.append(tally.alive)
+        if tally.saturated is not None:
+            weight = tally.count / max(1.0, tally.passes)
+            out.append(_with(tally.saturated * weight, tally.count))
+        if tally.attention is not None:
+            out.append(_with(tally.attention.entropy, tally.attention.passes))
+        return out
+
+    def take(self, joined: Iterator[Vector]) -> None:
+        """Make numbers of the vectors, which have been added over the ranks."""
+        tally = self.tally
+        self.numbers += [getattr(tally, name) for name in _TALLY]
+        units: list[Number] = []
+        if tally.alive is not None:
+            alive = next(joined)
+            units += [_count(alive == 0), float(alive.shape[0])]
+        if tally.saturated is not None:
+            saturated = next(joined)
+            limit = SATURATED_OBSERVATIONS * saturated[-1]
+            units += [_count(saturated[:-1] > limit), float(saturated.shape[0] - 1)]
+        if tally.attention is not None:
+            entropy = next(joined)
+            mean = entropy[:-1] / entropy[-1]
+            self.numbers += [tally.attention.passes, tally.attention.most]
+            self.numbers += [_number(mean.sum()), float(mean.shape[0])]
+            self.largest += [tally.attention.logit, _number(-mean.min())]
+        self.numbers += units
+
+
+def _with(vector: Vector, last: float) -> Vector:
+    """A vector with one more number."""
+    if isinstance(vector, Tensor):
+        return torch.nn.functional.pad(vector.double(), (0, 1), value=last)
+    return np.append(vector.astype(np.float64), last)
+
+
+def _count(mask: Any) -> Number:
+    """How many are true."""
+    return mask.sum() if isinstance(mask, Tensor) else float(np.count_nonzero(mask))
+
+
+def _number(x: Any) -> Number:
+    return x if isinstance(x, Tensor) else float(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,20 +233,24 @@ class _Shape:
 
     size: int
     places: NDArray[np.int64]
-    heads: list[int]
+    attention: list[bool]
     units: list[tuple[bool, bool]]
     owners: NDArray[np.int64]
     measured: NDArray[np.bool_]
     model_of: NDArray[np.int64]
+    averaged: float
+    order: NDArray[np.int64] | None
 
     def statistics(self, row: Floats) -> tuple[Values, Numbers]:
         """Every statistic, and numbers of the whole."""
         (scale, clipped), row = row[:2], row[2:]
+        if self.order is not None:
+            row = row[self.order]
         out: Values = {}
         with np.errstate(all="ignore"):
-            row = self._passes(row, scale, out)
+            row = self._passes(row, scale * self.averaged, out)
             row, gradient = self._weights(row, out)
-            self._rest(row, out)
+            self._largest(row, out)
         whole = {"loss_scale": float(scale)} if scale != 1 else {}
         if 0 < clipped < math.inf:
             whole["clipped"] = float(clipped)
@@ -140,17 +266,19 @@ class _Shape:
         width = len(_TALLY)
         at = 0
         table = np.empty((len(self.places), width))
-        for i, heads in enumerate(self.heads):
+        for i, place in enumerate(self.places):
             table[i] = row[at : at + width]
             at += width
-            if heads:
-                passes, most, *entropies = row[at : at + 2 + heads]
-                at += 2 + heads
-                place = int(self.places[i])
-                mean = np.asarray(entropies) / passes
-                self._put(out, "attention_entropy", place, _finite(float(mean.mean())))
-                self._put(out, "attention_entropy_lowest", place, _finite(float(mean.min())))
-                self._put(out, "attention_entropy_most", place, most / passes)
+            if self.attention[i]:
+                passes, most, entropy, heads = row[at : at + len(_ATTENTION)]
+                at += len(_ATTENTION)
+                self._put(out, "attention_entropy", int(place), _finite(entropy / heads))
+                self._put(out, "attention_entropy_most", int(place), most / passes)
+            for there, name in zip(self.units[i], ("dead", "saturated"), strict=True):
+                if there:
+                    held, number = row[at : at + 2]
+                    at += 2
+                    self._put(out, name, int(place), held / number)
         count, square, delta_count, delta_square, _ = table.T
         out["activation_rms"] = self._spread(_root(square / count), count > 0)
         out["delta_rms"] = self._spread(_root(delta_square / delta_count) / scale, delta_count > 0)
@@ -174,7 +302,8 @@ class _Shape:
         out["learning_share"] = np.where(changed & np.isfinite(share), share, np.nan)
         noise = (gradient + before - 2 * product) / 2
         out["gradient_snr"] = np.where(compared & (noise > 0), product / noise, np.nan)
-        whole = float(np.sqrt(table[:, 1].sum())) if len(table) else np.nan
+        every = len(table) and self.measured[:, 1].all()
+        whole = float(np.sqrt(table[:, 1].sum())) if every else np.nan
         return row[width * len(self.owners) :], whole
 
     def _sites(self, measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -183,17 +312,13 @@ class _Shape:
         found[self.owners[measured]] = True
         return found
 
-    def _rest(self, row: Floats, out: Values) -> None:
+    def _largest(self, row: Floats, out: Values) -> None:
         at = 0
-        for place, heads in zip(self.places, self.heads, strict=True):
-            if heads:
+        for place, attention in zip(self.places, self.attention, strict=True):
+            if attention:
                 self._put(out, "attention_logit", int(place), _finite(row[at]))
-                at += 1
-        for place, (alive, saturated) in zip(self.places, self.units, strict=True):
-            for there, name in ((alive, "dead"), (saturated, "saturated")):
-                if there:
-                    self._put(out, name, int(place), row[at])
-                    at += 1
+                self._put(out, "attention_entropy_lowest", int(place), _finite(-row[at + 1]))
+                at += 2
 
     def _spread(self, values: Floats, known: NDArray[np.bool_]) -> Floats:
         out = np.full(self.size, np.nan)

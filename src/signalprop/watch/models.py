@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,12 @@ from signalprop.watch.file.schema import RunSite
 from signalprop.watch.passes.light import LightRecorder
 from signalprop.watch.passes.tally import Tally
 from signalprop.watch.updates.update import Held
+
+_LOG = logging.getLogger("signalprop")
+_UNSEEN = (
+    "no forward pass of the model%s is seen: it runs inside a compiled function, or in another "
+    "thread; only weights, gradients and updates are recorded; compile the module itself"
+)
 
 
 class Sites:
@@ -56,6 +63,8 @@ class Watched:
     joined: set[str] = field(default_factory=set)
     _known: dict[str, int] = field(default_factory=dict)
     _owners: dict[str, int] = field(default_factory=dict)
+    _whole: int | None = None  # the site of a model that is one operation
+    _patience: int = 1
 
     def place(self, name: str, op: str, kind: str) -> int:
         """Index of a site, which is new if it is not known."""
@@ -72,6 +81,8 @@ class Watched:
         for recorder in passes:
             for name, tally in recorder.named(self.joined).items():
                 place = self.place(name, tally.op, tally.kind)
+                if tally.module == "" and tally.kind == "weights" and self._whole is None:
+                    self._whole = place
                 if place in found:
                     found[place].add(tally)
                 else:
@@ -86,8 +97,15 @@ class Watched:
             parameters: of an optimizer.
 
         Returns:
-            In the model's order.
+            In the model's order; at first nothing where no pass was seen, so that the sites come
+            in the order in which they are executed.
         """
+        if not self._known:
+            self._patience -= 1
+            if self._patience >= 0:
+                return []
+            if self._patience == -1:
+                _LOG.warning(_UNSEEN, f" {self.name!r}" if self.name else "")
         wanted = {id(p) for p in parameters if p.requires_grad}
         return [Held(self._owner(name), p) for name, p in named.items() if id(p) in wanted]
 
@@ -98,7 +116,10 @@ class Watched:
             module, _, own = parameter.rpartition(".")
             module = module.replace("_orig_mod.", "").removesuffix("._orig_mod")
             name = module if module != "_orig_mod" else ""
-            found = self.place(name or own, "", "weights")
+            if name or self._whole is None:
+                found = self.place(name or own, "", "weights")
+            else:
+                found = self._whole
             self._owners[parameter] = found
         return found
 

@@ -82,6 +82,7 @@ class Recording:
             Alerts of the rules.
         """
         sites = tuple(self.sites.all)
+        self.judge.sites = sites
         values = {n: v for n, v in values.items() if not np.isnan(v).all()}
         sample = Sample(step, sites, values, numbers)
         if self.writer is not None:
@@ -148,10 +149,11 @@ class Recording:
         if alarm.code in (SPIKE, NOT_FINITE):
             steps, values, loss = self.judge.window()
             if len(steps):
-                size = next(iter(values.values())).shape[1] if values else 0
-                whole = np.broadcast_to(loss[:, None], (len(steps), max(1, size)))
                 writer.window(
-                    alarm.step, alarm.code, [int(s) for s in steps], {**values, "loss": whole}
+                    alarm.step,
+                    alarm.code,
+                    [int(s) for s in steps],
+                    {**values, "loss": loss[:, None]},
                 )
         if alarm.code == NOT_FINITE:
             batch, states = self._replayable(alarm.since)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from signalprop.capture.statistics import Scalar
 from signalprop.memory import page_faults
 from signalprop.watch.collect import Step, Values, collect
 from signalprop.watch.models import Sites, Watched
 from signalprop.watch.passes.tally import Tally
 from signalprop.watch.passes.window import Passes, Window
 from signalprop.watch.random import RandomStates
-from signalprop.watch.ranks import Ranks
+from signalprop.watch.ranks.alone import Ranks
 from signalprop.watch.scaling import Scaling
+from signalprop.watch.sums import Operand
 from signalprop.watch.transfer import Row, Transfer
 from signalprop.watch.updates.clipping import Clipping
 from signalprop.watch.updates.probe import Glance
@@ -49,6 +49,8 @@ class _Sampling:
     sums: list[Sums]
     updates: dict[int, Update]
     clipping: Clipping
+    whole: dict[int, Tensor] = field(default_factory=dict)
+    copied: bool = True
 
 
 class Stepper:
@@ -85,13 +87,14 @@ class Stepper:
         self.every, self.ranks, self.scaling = every, ranks, scaling
         self.step = 0
         self.dense_until = 0
-        self.states: deque[tuple[int, RandomStates]] = deque(maxlen=2)
+        self.states: deque[tuple[int, RandomStates]] = deque(maxlen=WAITING + 4)
         self.transfer = Transfer()
         self._sampled, self._glanced = sampled, glanced
         self._ended, self._failed = ended, failed
         self._sampling: _Sampling | None = None
         self._earlier: dict[int, Gradient] = {}
-        self._buffers: dict[int, Tensor] = {}
+        self._buffers: dict[int, Operand] = {}
+        self._reused = False  # whether the memory of gradients is written to again
         self._glances: dict[int, tuple[NDArray[np.int64], Glance]] = {}
         self._now: Floats | None = None
         self._waiting: list[tuple[int, Tensor, Callable[[Row], None]]] = []
@@ -181,7 +184,7 @@ class Stepper:
                     sums = update.after()
                     sampling.sums += sums
                     if self._is_sampled(self.step + 1):
-                        self._keep(optimizer, {id(one.parameter): one.gradient for one in sums})
+                        self._keep(optimizer, {id(one.parameter): one for one in sums})
         except Exception as error:
             self._failed(error)
         if optimizer is self.optimizers[-1]:
@@ -204,15 +207,19 @@ class Stepper:
         self._see_passes(sampling, optimizer)
         sampling.clipping.at_update(self.scaling.scale())
         parameters = _parameters(optimizer)
+        self._reused |= not all(gradient.intact for gradient in self._earlier.values())
         pairs = zip(self.models, sampling.passes, strict=True)
         held = [one for m, p in pairs for one in m.held(p.parameters, parameters)]
-        sampling.updates[id(optimizer)] = Update(held, self._earlier, self._buffers, late=late)
+        sampling.whole.update(self.ranks.whole(one.parameter for one in held))
+        update = Update(held, self._earlier, self._buffers, late=late, whole=sampling.whole)
+        sampling.copied &= update.copied
+        sampling.updates[id(optimizer)] = update
 
-    def _see_passes(self, sampling: _Sampling, optimizer: torch.optim.Optimizer) -> None:
-        """Passes of the models that this optimizer updates."""
-        mine = {id(p) for p in _parameters(optimizer)}
+    def _see_passes(self, sampling: _Sampling, optimizer: torch.optim.Optimizer | None) -> None:
+        """Passes of the models that this optimizer updates; of all where none is known."""
+        mine = None if optimizer is None else {id(p) for p in _parameters(optimizer)}
         for model, passes in zip(self.models, sampling.passes, strict=True):
-            if mine.isdisjoint(id(p) for p in passes.trained):
+            if mine is not None and mine.isdisjoint(id(p) for p in passes.trained):
                 continue
             seen = passes.seen()
             batches = sum(not recorder.recomputed for recorder in seen)
@@ -226,16 +233,18 @@ class Stepper:
                     known.add(tally)
 
     def _keep(
-        self, optimizer: torch.optim.Optimizer, squares: Mapping[int, Scalar] | None = None
+        self, optimizer: torch.optim.Optimizer, sums: Mapping[int, Sums] | None = None
     ) -> None:
         """Keep the gradients for the next step, to compare with."""
-        for parameter in _parameters(optimizer):
+        parameters = _parameters(optimizer)
+        known = self._sampling.whole if self._sampling is not None else None
+        whole = self.ranks.whole(parameters) if known is None else known
+        for parameter in parameters:
             if parameter.grad is not None:
-                known = self._earlier.get(id(parameter))
-                copy = self.ranks.world > 1 or (known is not None and not known.intact)
-                square = squares.get(id(parameter)) if squares else None
+                copy = self._reused or self.ranks.copies
+                seen = sums.get(id(parameter)) if sums else None
                 self._earlier[id(parameter)] = Gradient.keep(
-                    parameter.grad, copy=copy, square=square
+                    whole.get(id(parameter), parameter.grad), copy=copy, known=seen
                 )
 
     def _end(self) -> None:
@@ -254,6 +263,8 @@ class Stepper:
             self._open()
 
     def _finish(self, sampling: _Sampling) -> None:
+        if not self.optimizers:
+            self._see_passes(sampling, None)
         sampling.window.close()
         if not self._is_sampled(self.step + 1):
             self._earlier.clear()
@@ -270,6 +281,9 @@ class Stepper:
             self.sites.model_of[:size],
             self.scaling.scale(),
             sampling.clipping.close(),
+            step,
+            self.sites.all,
+            sampling.copied,
         )
         self._bring()
         collect(seen, self.ranks, self.transfer, then)
@@ -297,6 +311,8 @@ class Stepper:
             if known is None or one.parameter.numel() > known.numel():
                 largest[one.site] = one.parameter
         self._glances = {}
+        if not self.ranks.writes:
+            return
         for optimizer in self.optimizers:
             mine = {id(p) for p in _parameters(optimizer)}
             here = {s: p for s, p in largest.items() if id(p) in mine}

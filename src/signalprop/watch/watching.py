@@ -21,8 +21,9 @@ from signalprop.watch.actions import Actions, Checkpoints, StopTraining
 from signalprop.watch.file.reader import Run
 from signalprop.watch.file.writer import RunWriter
 from signalprop.watch.models import Sites, Watched, named, wrappers
+from signalprop.watch.passes.window import unwarned
 from signalprop.watch.random import RandomStates
-from signalprop.watch.ranks import ranks_of
+from signalprop.watch.ranks.several import ranks_of
 from signalprop.watch.recording import SPIKE, Listener, Recording
 from signalprop.watch.rules.judge import DEFAULT_RULES_OVER_TIME, Judge
 from signalprop.watch.sample import Alarm
@@ -152,6 +153,13 @@ class Watch:
         models = named(model)
         optimizers = _optimizers(optimizer)
         _check_held([unwrapped(m) for _, m in models], optimizers)
+        path = None if to is None else free(Path(to)) if mode == "new" else Path(to)
+        actions = Actions(
+            on,
+            checkpoint=None if path is None else Checkpoints(path, dict(models), optimizers),
+            codes=[rule.rule.code for rule in judge.rules],
+        )
+        first = _start(start, path, mode)
         self._closed = False
         self._scalars: dict[int, dict[str, float]] = {}
         self._gradients: dict[int, NDArray[np.float64]] = {}
@@ -160,7 +168,8 @@ class Watch:
         self._said: set[str] = set()
         self._broken: str | None = None
         self._sites = Sites()
-        self._ranks = ranks_of([unwrapped(m) for _, m in models])
+        settings = repr((every, mode, start, [name for name, _ in models], len(optimizers)))
+        self._ranks = ranks_of([m for _, m in models], settings=settings)
         watched = [
             Watched(name, i, unwrapped(m), self._sites, wrappers(m))
             for i, (name, m) in enumerate(models)
@@ -178,21 +187,20 @@ class Watch:
             ended=self._ended,
             failed=self._failed,
         )
-        self._stepper.step = _start(start, to, mode)
-        writer = self._writer(to, mode, max_bytes, models, optimizers, every)
+        self._stepper.step = self._ranks.first(first)
+        writer = self._writer(path, mode, max_bytes, models, optimizers, every)
+        if writer is not None and path != Path(to or ""):
+            _LOG.warning("%s exists; this run is recorded to %s", to, path)
         self.path = None if writer is None else writer.path
         self._recording = Recording(
             writer,
             self._sites,
             judge,
-            Actions(
-                on,
-                checkpoint=None if to is None else Checkpoints(to, dict(models), optimizers),
-                codes=[judge.rule.code for judge in judge.rules],
-            ),
+            actions,
             listeners if self._ranks.writes else (),
             self._replayable,
         )
+        self._warn_again = unwarned()
         self._stepper.start()
 
     # ---- for the loop ------------------------------------------------------------------------
@@ -255,6 +263,7 @@ class Watch:
         if self._closed:
             return
         self._closed = True
+        self._ranks.leave("has ended its watch")
         self._detach()
         self._deliver(self._stepper.step + 1)
         self._recording.close()
@@ -300,7 +309,15 @@ class Watch:
         except Exception as error:
             self._failed(error)
         alarms, self._pending = self._pending, ()
-        self._recording.act(alarms)
+        if self._ranks.told_closer():
+            self._stepper.dense_until = self._stepper.step + 1 + AFTER_SPIKE
+        actions = self._recording.actions
+        actions.stopped = actions.stopped or self._ranks.told
+        try:
+            self._recording.act(alarms)
+        except StopTraining as stop:
+            if self._ranks.stops(stop.alarm):
+                raise
 
     def _skipped(self) -> None:
         self._stepper.skipped()
@@ -319,7 +336,7 @@ class Watch:
 
     def _closer(self, alarms: Sequence[Alarm]) -> None:
         """After a spike every step is sampled for a while."""
-        if any(alarm.code == SPIKE for alarm in alarms):
+        if any(alarm.code == SPIKE for alarm in alarms) and self._ranks.closer():
             self._stepper.dense_until = self._stepper.step + 1 + AFTER_SPIKE
 
     def _replayable(self, step: int) -> tuple[int | None, RandomStates | None]:
@@ -345,9 +362,11 @@ class Watch:
             "training goes on"
         )
         _LOG.warning(self._broken, exc_info=_LOG.isEnabledFor(logging.DEBUG))
+        self._ranks.leave(f"has stopped watching ({type(error).__name__}: {error})")
         self._detach()
 
     def _detach(self) -> None:
+        self._warn_again()
         for part in (self._stepper, self._scaling):
             try:
                 part.close()
@@ -361,19 +380,16 @@ class Watch:
 
     def _writer(
         self,
-        to: str | Path | None,
+        path: Path | None,
         mode: str,
         max_bytes: int | None,
         models: Sequence[tuple[str, torch.nn.Module]],
         optimizers: Sequence[torch.optim.Optimizer],
         every: int,
     ) -> RunWriter | None:
-        if to is None or not self._ranks.writes:
+        if path is None or not self._ranks.writes:
             return None
-        path = Path(to)
-        if mode == "new":
-            path = free(path)
-        writer = RunWriter(
+        return RunWriter(
             path,
             mode=mode,
             log=[s.name for s in STATISTICS.values() if s.log],
@@ -388,17 +404,14 @@ class Watch:
                 "started": time.time(),
             },
         )
-        if path != Path(to):
-            _LOG.warning("%s exists; this run is recorded to %s", to, path)
-        return writer
 
 
-def _start(start: int | None, to: str | Path | None, mode: str) -> int:
+def _start(start: int | None, to: Path | None, mode: str) -> int:
     if start is not None:
         if isinstance(start, bool) or not isinstance(start, int) or start < 0:
             raise SignalpropError(f"start={start!r} must be the number of a step, 0 or more")
         return start
-    if mode != "resume" or to is None or not Path(to).exists():
+    if mode != "resume" or to is None or not to.is_file():
         return 0
     try:
         with Run(to) as run:

@@ -7,8 +7,9 @@ with the errors that came back to its outputs, before the optimizer changes the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,9 @@ from signalprop.capture.modules import tensors_in
 from signalprop.capture.observe import eager, unwrapped
 from signalprop.capture.sandbox import untouched
 from signalprop.watch.passes.light import LightRecorder
+
+
+_again: set[int] = set()
 
 
 def compiled(model: torch.nn.Module) -> bool:
@@ -122,6 +126,7 @@ def again(model: torch.nn.Module, call: Call) -> LightRecorder | None:
     if not call.errors or not call.intact:
         return None
     with ExitStack() as stack:
+        stack.enter_context(_making_again())
         sandbox = stack.enter_context(untouched(model))
         stack.enter_context(eager())
         for kind, dtype in call.autocast:
@@ -138,6 +143,20 @@ def again(model: torch.nn.Module, call: Call) -> LightRecorder | None:
         _backward(model, found, call.errors)
         recorder.end()
     return recorder
+
+
+@contextmanager
+def _making_again() -> Iterator[None]:
+    _again.add(threading.get_ident())
+    try:
+        yield
+    finally:
+        _again.discard(threading.get_ident())
+
+
+def is_again() -> bool:
+    """Whether a pass of this thread is one that is made once more, by whichever watch."""
+    return threading.get_ident() in _again
 
 
 def _backward(model: torch.nn.Module, outputs: list[Tensor], errors: dict[int, Tensor]) -> None:
@@ -191,7 +210,7 @@ class Listener:
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """A call of an entry; False where it is inside another, or is not for training."""
-        if self._open is not None or not torch.is_grad_enabled():
+        if self._open is not None or not torch.is_grad_enabled() or is_again():
             return False
         self._open = Call.of(args, kwargs)
         return True

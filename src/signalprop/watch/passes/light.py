@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from signalprop.capture import kinds
 from signalprop.capture.kinds import Kind
@@ -16,10 +17,15 @@ from signalprop.capture.seen import Seen
 from signalprop.watch.passes import attention, tally
 from signalprop.watch.passes.attention import Attention
 from signalprop.watch.passes.tally import Tally
+from signalprop.watch.ranks import parts
 from signalprop.watch.sums import square_sum
 
 #: calls of one module in one pass that are told apart; more are steps in time, and joined
 CALLS = 32
+
+
+def _nothing(written: Tensor) -> None:
+    """The user's own pass writes to what it likes."""
 
 
 class LightRecorder(Recorder):
@@ -44,7 +50,7 @@ class LightRecorder(Recorder):
         model: torch.nn.Module,
         parameters: Iterable[Tensor],
         *,
-        before_write: Callable[[Tensor], None] = lambda _: None,
+        before_write: Callable[[Tensor], None] = _nothing,
         recomputed: bool = False,
     ) -> None:
         super().__init__(
@@ -56,16 +62,40 @@ class LightRecorder(Recorder):
         self.open = True
         self.recomputed = recomputed
         self._attention: list[tuple[str, Attention]] = []
+        self._last: dict[int, RemovableHandle] = {}
 
     def enter_module(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """A module is called."""
         if not torch.is_grad_enabled():
             self._without_graph.add(id(module))
         self._enter_module(module, args)
+        if len(self._stack) > 1 and module._forward_hooks and _is_spread(module):
+            self._leave_last(module)
 
     def leave_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         """A module has returned; None where it has raised."""
+        waiting = self._last.get(id(module))
+        if waiting is not None and output is not None:
+            return
+        if waiting is not None:
+            waiting.remove()
+            del self._last[id(module)]
         self._leave_module(module, args, output)
+
+    def _leave_last(self, module: torch.nn.Module) -> None:
+        """See a tensor-parallel module's output after its own hooks, which add it over the ranks.
+
+        Until then it may be no more than a term of a sum.
+        """
+        if id(module) in self._last:
+            return
+        me = self
+
+        def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+            me._last.pop(id(module)).remove()
+            me._leave_module(module, args, output)
+
+        self._last[id(module)] = module.register_forward_hook(leave)
 
     def lacks_graph(self, module: torch.nn.Module) -> bool:
         """Whether a module ran without a graph, within a pass that has one.
@@ -86,6 +116,9 @@ class LightRecorder(Recorder):
             if owner is not None:
                 owner.attention = found if owner.attention is None else owner.attention.plus(found)
         self._attention.clear()
+        for handle in self._last.values():
+            handle.remove()
+        self._last.clear()
         self._bound.clear()
         self._stack.clear()
         for seen in self.sites:
@@ -124,11 +157,13 @@ class LightRecorder(Recorder):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run a torch function and note what it made."""
+        name = kinds.OP_NAMES.get(getattr(func, "__name__", ""), "")
+        if not name and self._before_write is _nothing:
+            return func(*args, **(kwargs or {}))
         out = super().__torch_function__(func, types, args, kwargs)
-        name = getattr(func, "__name__", "")
-        name = kinds.OP_NAMES.get(name, name)
         if name in attention.SEEN and not self.recomputed:
-            found = attention.seen(name, args, kwargs or {}, out)
+            with torch._C.DisableTorchFunction():
+                found = _attention(name, args, kwargs or {}, out)
             if found is not None:
                 self._attention.append((self._stack[-1].path if self._stack else "", found))
         return out
@@ -141,9 +176,10 @@ class LightRecorder(Recorder):
 
     def _see(self, x: Tensor, base: str, path: str, op: str, kind: Kind, entry: Any) -> None:
         known = len(self.sites)
-        super()._see(x, base, path, op, kind, entry)
-        if len(self.sites) > known and x.requires_grad and x.grad_fn is not None:
-            x.grad_fn.register_prehook(self._reader(self.tallies[-1], x.output_nr))
+        with torch._C.DisableTorchFunction():  # another watch must not take this for the model's
+            super()._see(x, base, path, op, kind, entry)
+            if len(self.sites) > known and x.requires_grad and x.grad_fn is not None:
+                x.grad_fn.register_prehook(self._reader(self.tallies[-1], x.output_nr))
 
     def _measure(self, seen: Seen, value: Tensor) -> None:
         made = Tally(seen.base, seen.module, seen.op, seen.kind)
@@ -151,11 +187,16 @@ class LightRecorder(Recorder):
         if self.recomputed:
             made.passes = 0
             return
-        value = whole(value)
+        spread, mine = parts.placements(value), parts.part(value)
+        if mine is None:
+            return
+        value = mine
         made.count, made.square = value.numel(), square_sum(value)
         if value.ndim < 2 or value.shape[0] < 2 or value.is_complex():
             return
         unit_dim = 1 if self._conv else value.ndim - 1
+        if spread is not None and any(p.is_shard() and p.dim != unit_dim for p in spread):
+            return  # other ranks have other observations of the same units
         if seen.op in kinds.RECTIFIERS:
             made.alive = tally.alive_units(value, unit_dim)
         elif seen.op in kinds.SATURATING:
@@ -172,13 +213,35 @@ class LightRecorder(Recorder):
             delta = gradients[output_nr]
             if me.open and delta is not None and delta.numel():
                 with torch.no_grad():
-                    one.add_delta(whole(delta.detach()))
+                    mine = parts.part(delta.detach())
+                    if mine is not None:
+                        one.add_delta(mine)
                 me.arrived = True
 
         return read
 
 
-def whole(x: Tensor) -> Tensor:
-    """A tensor as it is; of one that is spread over ranks (DTensor) all of it."""
-    full = getattr(x, "full_tensor", None)
-    return x if full is None else full()
+def _is_spread(module: torch.nn.Module) -> bool:
+    """Whether a module's own parameters are spread over ranks."""
+    return any(p is not None and parts.placements(p) for p in module._parameters.values())
+
+
+def _attention(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> Attention | None:
+    """What a call tells of this rank's heads; None where queries or keys lie on several ranks."""
+    given = [x for x in (*args, *kwargs.values(), out) if isinstance(x, Tensor)]
+    spread = [place for x in given for place in parts.placements(x) or ()]
+    if not spread:
+        return attention.seen(name, args, kwargs, out)
+    if name == "multi_head_attention_forward" or not all(
+        place.is_replicate() or place.is_shard(0) or place.is_shard(1) for place in spread
+    ):
+        return None
+    args = tuple(_local(x) for x in args)
+    kwargs = {key: _local(x) for key, x in kwargs.items()}
+    return attention.seen(name, args, kwargs, _local(out))
+
+
+def _local(x: Any) -> Any:
+    return parts.part(x) if isinstance(x, Tensor) else x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from signalprop.watch.passes import compiled
 from signalprop.watch.passes.light import LightRecorder
+from signalprop.watch.ranks import parts
 
 #: passes of one model in one step that are kept; an evaluation with gradients on may make many
 MOST = 256
@@ -40,19 +42,22 @@ class Passes:
         self._recorders: list[LightRecorder] = []
         self._here: LightRecorder | None = None
         self._entry: torch.nn.Module | None = None
-        self.parameters = dict(model.named_parameters())
+        self.parameters = parts.parameters_of(model)
+        is_compiled = bool(wrappers) or compiled.compiled(model)
+        # a pass of a sharded model is no private matter: it gathers weights from other ranks
+        self._unseen = is_compiled and any(parts.shards(model))
         self._listener = (
-            compiled.Listener(model, wrappers) if wrappers or compiled.compiled(model) else None
+            compiled.Listener(model, wrappers) if is_compiled and not self._unseen else None
         )
 
     def enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """A module is called, anywhere in the program."""
         if self._here is not None:
             self._here.enter_module(module, args)
-        elif self._listener is not None:
+        elif self._listener is not None or self._unseen:
             return
         elif module is self.model:
-            if torch.is_grad_enabled() and len(self._recorders) < MOST:
+            if torch.is_grad_enabled() and not compiled.is_again() and len(self._recorders) < MOST:
                 self._open(module, args, recomputed=False)
         elif compiled.wrapper_of(module, self.model):
             # compiled since the watch began: seen from the next sampled step on
@@ -68,6 +73,11 @@ class Passes:
             here.leave_module(module, args, output)
             if module is self._entry and not here.inside:
                 self.cut()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the model, or some part of it, is compiled."""
+        return self._listener is not None
 
     @property
     def trained(self) -> list[Tensor]:
@@ -128,6 +138,24 @@ def _remove(mode: LightRecorder) -> None:
         _push_mode(other)
 
 
+def unwarned() -> Callable[[], None]:
+    """Keep torch from warning the user of global hooks where a compiled module is called.
+
+    They are ours, and know that they fire for the wrapper and for the module.
+
+    Returns:
+        Takes the filter away again.
+    """
+    warnings.filterwarnings("ignore", r"Using `torch.compile\(module\)` when there are", UserWarning)
+    entry = warnings.filters[0]
+
+    def again() -> None:
+        if entry in warnings.filters:
+            warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+    return again
+
+
 class Window:
     """The hooks of one sampled step, in the thread that trains.
 
@@ -140,11 +168,11 @@ class Window:
         self._models = list(models)
         self._failed = failed
         self._thread = threading.get_ident()
+        self._handles: list[RemovableHandle] = []
+        if all(passes.compiled for passes in self._models):
+            return  # these are listened to where they are called
         after = register_module_forward_hook(self._leave, always_call=True)
-        self._handles: list[RemovableHandle] = [
-            register_module_forward_pre_hook(self._enter),
-            after,
-        ]
+        self._handles += [register_module_forward_pre_hook(self._enter), after]
         # of several watches on one model the last to see it called is the first to see it return
         hooks: Any = after.hooks_dict_ref()
         hooks.move_to_end(after.id, last=False)

@@ -17,6 +17,7 @@ from signalprop.watch.rules.attention import ATTENTION_RULES
 from signalprop.watch.rules.course import COURSE_RULES
 from signalprop.watch.rules.depth import DEPTH_RULES
 from signalprop.watch.rules.layers import LAYER_RULES
+from signalprop.watch.rules.memory import MEMORY_RULES
 from signalprop.watch.rules.numbers import NUMBER_RULES
 from signalprop.watch.rules.past import Past
 from signalprop.watch.rules.rule import RuleOverTime
@@ -26,7 +27,12 @@ _LOG = logging.getLogger("signalprop")
 
 DEFAULT_RULES_OVER_TIME: tuple[RuleOverTime, ...] = tuple(
     sorted(
-        DEPTH_RULES + LAYER_RULES + COURSE_RULES + ATTENTION_RULES + NUMBER_RULES,
+        DEPTH_RULES
+        + LAYER_RULES
+        + COURSE_RULES
+        + ATTENTION_RULES
+        + NUMBER_RULES
+        + MEMORY_RULES,
         key=lambda judge: judge.rule.code,
     )
 )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from signalprop.capture.statistics import Scalar
-from signalprop.watch.ranks import Ranks
-from signalprop.watch.sums import square_sum
+from signalprop.watch.ranks.alone import Ranks
+from signalprop.watch.sums import operand, square_sum
 from signalprop.watch.transfer import Number
 
 
@@ -36,7 +36,7 @@ class Clipping:
 
     def _see(self, parameter: Tensor) -> None:
         if parameter.grad is not None and parameter.grad.layout is torch.strided:
-            self._made = square_sum(parameter.grad.detach())
+            self._made = square_sum(operand(parameter.grad))
             self._version = parameter.grad._version
 
     def at_update(self, scale: Number) -> None:
@@ -51,7 +51,7 @@ class Clipping:
         if p.grad._version == self._version:
             self._factor = 1.0
             return
-        now, made = square_sum(p.grad.detach()), self._made
+        now, made = square_sum(operand(p.grad)), self._made
         if isinstance(now, Tensor) or isinstance(made, Tensor):
             self._factor = (now / made) ** 0.5 * scale
         elif made > 0 and math.isfinite(made):

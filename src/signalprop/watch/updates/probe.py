@@ -35,7 +35,7 @@ class Glance:
         """Root mean square of each gradient, from at most `ELEMENTS` of its elements.
 
         Returns:
-            (parameters,) float32 on their device, nan for one without a gradient; None where there
+            (parameters,) float32 or float64 on their device, nan for one without a gradient; None where there
             is none at all. No wait for the device, and from the second step on no copy to it.
         """
         parts: list[Tensor] = []
@@ -45,6 +45,8 @@ class Glance:
             if gradient is None or gradient.layout is not torch.strided:
                 continue
             gradient = local(gradient)
+            if gradient.is_complex():
+                gradient = torch.view_as_real(gradient)
             size = gradient.numel()
             if size > ELEMENTS and gradient.is_contiguous():
                 size //= ELEMENTS
@@ -57,13 +59,14 @@ class Glance:
             layout.append((place, part.shape[0]))
         if not parts:
             return None
-        found = torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float32))
+        wide = torch.float64 if any(p.dtype is torch.float64 for p in parts) else torch.float32
+        found = torch.stack(torch._foreach_norm(parts, 2, dtype=wide))
         if self._layout != tuple(layout):
             self._lay_out(layout, found.device)
         found *= self._scale
         if self._places is None:
             return found
-        whole = torch.full((len(self.parameters),), torch.nan, device=found.device)
+        whole = torch.full((len(self.parameters),), torch.nan, dtype=wide, device=found.device)
         return whole.index_copy_(0, self._places, found)
 
     def _lay_out(self, layout: list[tuple[int, int]], device: torch.device) -> None:

@@ -1,0 +1,1 @@
+"""Several processes that train one model together: their sums are one, and one of them writes."""
