@@ -8,6 +8,7 @@ import io
 import math
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from importlib.util import module_from_spec, spec_from_file_location
@@ -81,6 +82,16 @@ def draw_report(browser: Browser, report: Path, scheme: str, path: Path) -> None
     page.close()
 
 
+def draw_view(browser: Browser, folder: Path, path: Path) -> None:
+    """The offline page of a training that goes wrong, down to the end of its first figure."""
+    run = folder / "run.sp"
+    subprocess.run([sys.executable, DOCS.parent / "examples" / "watched.py", run], check=True)
+    page = folder / "run.html"
+    command = [sys.executable, "-m", "signalprop", "report", run, "--html", page, "-q"]
+    subprocess.run(command, check=True)
+    draw_report(browser, page, "light", path)
+
+
 def cures() -> go.Figure:
     """Expected against measured ratio of the error signal at the first and the last layer."""
     figure = go.Figure()
@@ -141,6 +152,7 @@ def main() -> None:
         draw_report(browser, report, "light", IMAGES / "report.png")
         draw_report(browser, report, "dark", IMAGES / "report-dark.png")
         draw_figure(browser, cures(), IMAGES / "theory.png")
+        draw_view(browser, Path(folder), IMAGES / "view.png")
         browser.close()
     for path in sorted(IMAGES.glob("*.png")):
         print(f"{path.relative_to(DOCS.parent)}  {path.stat().st_size / 1000:.0f} kB")

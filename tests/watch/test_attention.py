@@ -1,4 +1,4 @@
-"""Entropy and largest logit of attention, from the sampled queries, against the whole written out."""
+"""Entropy and largest logit of attention, from sampled queries, against all of it written out."""
 
 import math
 

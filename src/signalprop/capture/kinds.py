@@ -6,6 +6,7 @@ name of the autograd node. Both map to the kinds that an explanation adds up.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -166,6 +167,7 @@ def kind_of_node(node_name: str) -> Kind:
 _VIEW_STEMS = frozenset(_VIEWS)
 
 
+@lru_cache(1024)
 def moves_values_only(node_name: str) -> bool:
     """Whether a node only rearranges values, so that delta's L2 norm passes it unchanged."""
     return node_stem(node_name) in _VIEW_STEMS

@@ -25,10 +25,26 @@ _STATES: dict[type[torch.nn.Module], dict[str, str]] = {
 }
 
 
-def state_label(module: torch.nn.Module, label: str) -> str:
-    """The label of an output, by the name that the docs of a recurrent module give it."""
-    known = next((_STATES[c] for c in type(module).__mro__ if c in _STATES), {})
-    return known.get(label, label)
+class Tree:
+    """The modules of a model.
+
+    Args:
+        model: whose modules are walked.
+
+    Attributes:
+        modules: by path.
+        paths: of the modules, by their id; the wrapper of a compiled part and the part itself are
+            one place.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.modules = dict(model.named_modules())
+        self.paths = {id(m): path.replace("._orig_mod", "") for path, m in self.modules.items()}
+
+
+def state_labels(module: torch.nn.Module) -> dict[str, str]:
+    """The labels of a recurrent module's states, by the names that its docs give them."""
+    return next((_STATES[c] for c in type(module).__mro__ if c in _STATES), {})
 
 
 def tensors_in(value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -22,16 +22,18 @@ from signalprop.capture import facts, kinds, statistics
 from signalprop.capture.hooked import Hooked
 from signalprop.capture.kinds import Kind
 from signalprop.capture.modules import (
+    Tree,
     is_atomic,
     kind_by_parts,
     measurable,
-    state_label,
+    state_labels,
     tensors_in,
     torch_name,
 )
 from signalprop.capture.seen import Frame, Kept, Seen, SeenLoss
 
-_PASS_THROUGH = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
+#: modules that return what they are given
+PASS_THROUGH = (torch.nn.Identity, torch.nn.Flatten, torch.nn.Unflatten)
 
 
 class Recorder(Hooked):
@@ -45,6 +47,7 @@ class Recorder(Hooked):
         before_write: called with a tensor about to be changed in place.
         keep: whether to keep where every site's tensor hangs in autograd's graph, instead of its
             statistics.
+        tree: the model's modules, if they are known.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Recorder(Hooked):
         parameters: Iterable[Tensor],
         before_write: Callable[[Tensor], None],
         keep: bool = False,
+        tree: Tree | None = None,
     ) -> None:
         super().__init__()
         self.sites: list[Seen] = []
@@ -66,9 +70,8 @@ class Recorder(Hooked):
         self.in_loss = False
         self.batch, self.batch_dim = batch, batch_dim
         self._before_write = before_write
-        self.modules = dict(model.named_modules())
-        # the wrapper of a compiled part and the part itself are one place
-        self._paths = {id(m): path.replace("._orig_mod", "") for path, m in self.modules.items()}
+        tree = tree or Tree(model)
+        self.modules, self._paths = tree.modules, tree.paths
         self._parameters = {id(p) for p in parameters}
         self._bound: dict[tuple[Any, int], Seen] = {}
         self._stack: list[Frame] = []
@@ -137,7 +140,7 @@ class Recorder(Hooked):
         for label, x in tensors_in(output):
             if not measurable(x):
                 continue
-            label = state_label(module, label)
+            label = state_labels(module).get(label, label)
             known = self._bound.get((x.grad_fn, x.output_nr)) if x.grad_fn is not None else None
             if known is not None:
                 if leaf and known.module == frame.path and frame.path:
@@ -154,7 +157,7 @@ class Recorder(Hooked):
                 self._see(x, frame.path + label, frame.path, op, kind, frame.entry)
 
     def _passes_through(self, frame: Frame, x: Tensor) -> bool:
-        if isinstance(frame.module, _PASS_THROUGH):
+        if isinstance(frame.module, PASS_THROUGH):
             return True
         if x is frame.given and not x.is_inference() and x._version == frame.version:
             return True  # handed on as it came, not changed in place

@@ -51,7 +51,7 @@ class Kept:
         return cls(get_gradient_edge(x), tuple(x.shape), x.dtype, x.device)
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Frame:
     """A module being called."""
 

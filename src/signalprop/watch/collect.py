@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ _ATTENTION = ("passes", "most", "entropy", "heads")
 #: numbers per parameter, in this order
 _SUMS = ("weight", "gradient", "change", "decrease", "before", "product")
 _COPIED = ("change", "decrease")
+_tally, _sums = attrgetter(*_TALLY), attrgetter(*_SUMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +80,15 @@ def collect(
         for one in seen:
             one.take(iter(one.vectors()))
     shares = [ranks.share(one.parameter, joint=joint.parameters) for one in step.sums]
-    measured = [
-        [
-            share > 0 and (joint.copied or n not in _COPIED) and getattr(one, n) is not None
-            for n in _SUMS
-        ]
-        for one, share in zip(step.sums, shares, strict=True)
-    ]
+    wanted = [joint.copied or n not in _COPIED for n in _SUMS]
+    measured: list[bool] = []
     of_sites = [n for one in seen for n in one.numbers]
     of_parameters: list[Number] = []
-    for one, share, known in zip(step.sums, shares, measured, strict=True):
-        for name, there in zip(_SUMS, known, strict=True):
-            of_parameters.append(getattr(one, name) * share if there else np.nan)
+    for one, share in zip(step.sums, shares, strict=True):
+        for number, want in zip(_sums(one), wanted, strict=True):
+            there = number is not None and want and share > 0
+            measured.append(there)
+            of_parameters.append(number * share if there else math.nan)
     largest = [n for one in seen for n in one.largest]
     numbers, order = _joined(ranks, joint, of_sites, of_parameters, largest)
     if not ranks.writes:
@@ -193,7 +192,7 @@ class _Seen:
     def take(self, joined: Iterator[Vector]) -> None:
         """Make numbers of the vectors, which have been added over the ranks."""
         tally = self.tally
-        self.numbers += [getattr(tally, name) for name in _TALLY]
+        self.numbers += _tally(tally)
         units: list[Number] = []
         if tally.alive is not None:
             alive = next(joined)
@@ -252,7 +251,7 @@ class _Shape:
             row, gradient = self._weights(row, out)
             self._largest(row, out)
         whole = {"loss_scale": float(scale)} if scale != 1 else {}
-        if 0 < clipped < math.inf:
+        if 0 < clipped < math.inf and clipped != 1:
             whole["clipped"] = float(clipped)
             gradient /= clipped
         return out, whole | {"gradient_norm": gradient}

@@ -14,6 +14,7 @@ from signalprop.capture.observe import check, unwrapped
 from signalprop.errors import SignalpropError
 from signalprop.watch.file.schema import RunSite
 from signalprop.watch.passes.light import LightRecorder
+from signalprop.watch.passes.spots import Spots
 from signalprop.watch.passes.tally import Tally
 from signalprop.watch.updates.update import Held
 
@@ -53,6 +54,7 @@ class Watched:
         module: the user's module, without wrappers.
         wrappers: `torch.compile`'s wrappers of it.
         joined: sites whose many calls in one pass are joined.
+        spots: its modules, as they were at the last sampled step.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Watched:
     sites: Sites
     wrappers: list[torch.nn.Module] = field(default_factory=list)
     joined: set[str] = field(default_factory=set)
+    spots: Spots | None = None
     _known: dict[str, int] = field(default_factory=dict)
     _owners: dict[str, int] = field(default_factory=dict)
     _whole: int | None = None  # the site of a model that is one operation

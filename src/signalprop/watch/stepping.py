@@ -196,7 +196,9 @@ class Stepper:
     # ---- a sampled step ----------------------------------------------------------------------
 
     def _open(self) -> None:
-        passes = [Passes(m.module, m.wrappers) for m in self.models]
+        passes = [Passes(m.module, m.wrappers, m.spots) for m in self.models]
+        for model, its in zip(self.models, passes, strict=True):
+            model.spots = its.spots
         window = Window(passes, self._failed)
         held = [p for o in self.optimizers for p in _parameters(o)]
         self._sampling = _Sampling(window, passes, {}, [], {}, Clipping(held, self.ranks))

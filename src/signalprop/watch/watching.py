@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -395,13 +394,12 @@ class Watch:
             log=[s.name for s in STATISTICS.values() if s.log],
             max_bytes=max_bytes,
             meta={
-                "models": {name: type(unwrapped(m)).__name__ for name, m in models},
+                "model": ", ".join(_said(name, unwrapped(m)) for name, m in models),
                 "parameters": sum(p.numel() for _, m in models for p in m.parameters()),
-                "optimizers": [type(o).__name__ for o in optimizers],
+                "optimizer": ", ".join(type(o).__name__ for o in optimizers),
                 "every": every,
-                "ranks": self._ranks.world,
+                **({"ranks": self._ranks.world} if self._ranks.world > 1 else {}),
                 "torch": torch.__version__,
-                "started": time.time(),
             },
         )
 
@@ -430,6 +428,10 @@ def free(path: Path) -> Path:
         for k in range(2, 1 << 30)
         if not (p := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists()
     )
+
+
+def _said(name: str, model: torch.nn.Module) -> str:
+    return f"{name}: {type(model).__name__}" if name else type(model).__name__
 
 
 def _optimizers(given: Any) -> list[torch.optim.Optimizer]:

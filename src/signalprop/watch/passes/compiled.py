@@ -27,14 +27,6 @@ from signalprop.watch.passes.light import LightRecorder
 _again: set[int] = set()
 
 
-def compiled(model: torch.nn.Module) -> bool:
-    """Whether some part of a model is compiled."""
-    return any(
-        getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod")
-        for m in model.modules()
-    )
-
-
 def wrapper_of(module: torch.nn.Module, model: torch.nn.Module) -> bool:
     """Whether a module is `torch.compile`'s wrapper of a model, or of a wrapper of it."""
     return module is not model and hasattr(module, "_orig_mod") and unwrapped(module) is model

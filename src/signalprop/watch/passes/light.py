@@ -12,13 +12,14 @@ from torch.utils.hooks import RemovableHandle
 
 from signalprop.capture import kinds
 from signalprop.capture.kinds import Kind
+from signalprop.capture.modules import measurable, tensors_in
 from signalprop.capture.recorder import Recorder
-from signalprop.capture.seen import Seen
 from signalprop.watch.passes import attention, tally
 from signalprop.watch.passes.attention import Attention
+from signalprop.watch.passes.spots import Call, Spot, Spots
 from signalprop.watch.passes.tally import Tally
 from signalprop.watch.ranks import parts
-from signalprop.watch.sums import square_sum
+from signalprop.watch.sums import operand, square_sum
 
 #: calls of one module in one pass that are told apart; more are steps in time, and joined
 CALLS = 32
@@ -37,6 +38,7 @@ class LightRecorder(Recorder):
         before_write: called with a tensor about to be changed in place.
         recomputed: whether a part of a forward is run again for a checkpoint: its activations are
             known already.
+        spots: the model's modules, if they are known.
 
     Attributes:
         tallies: what was seen, in execution order.
@@ -52,10 +54,19 @@ class LightRecorder(Recorder):
         *,
         before_write: Callable[[Tensor], None] = _nothing,
         recomputed: bool = False,
+        spots: Spots | None = None,
     ) -> None:
+        spots = spots or Spots(model)
         super().__init__(
-            model, batch=1, batch_dim=0, parameters=parameters, before_write=before_write
+            model,
+            batch=1,
+            batch_dim=0,
+            parameters=parameters,
+            before_write=before_write,
+            tree=spots,
         )
+        self._spots = spots.at
+        self._made: dict[tuple[Any, int], Tally] = {}
         self.tallies: list[Tally] = []
         self._without_graph: set[int] = set()
         self.arrived = False
@@ -68,7 +79,8 @@ class LightRecorder(Recorder):
         """A module is called."""
         if not torch.is_grad_enabled():
             self._without_graph.add(id(module))
-        self._enter_module(module, args)
+        with torch._C.DisableTorchFunction():
+            self._enter(module, args)
         if len(self._stack) > 1 and module._forward_hooks and _is_spread(module):
             self._leave_last(module)
 
@@ -119,10 +131,8 @@ class LightRecorder(Recorder):
         for handle in self._last.values():
             handle.remove()
         self._last.clear()
-        self._bound.clear()
+        self._made.clear()
         self._stack.clear()
-        for seen in self.sites:
-            seen.node = seen.entry = None
 
     def named(self, joined: set[str]) -> dict[str, Tally]:
         """The tallies by name: the second call of `cell` is `cell#2`.
@@ -158,7 +168,9 @@ class LightRecorder(Recorder):
     ) -> Any:
         """Run a torch function and note what it made."""
         name = kinds.OP_NAMES.get(getattr(func, "__name__", ""), "")
-        if not name and self._before_write is _nothing:
+        if self._before_write is _nothing and (
+            not name or (name not in attention.SEEN and self._stack and self._stack[-1].atomic)
+        ):
             return func(*args, **(kwargs or {}))
         out = super().__torch_function__(func, types, args, kwargs)
         if name in attention.SEEN and not self.recomputed:
@@ -174,33 +186,86 @@ class LightRecorder(Recorder):
         named = [one for one in here if one.op in attention.SEEN]
         return (named or here or [None])[-1]
 
-    def _see(self, x: Tensor, base: str, path: str, op: str, kind: Kind, entry: Any) -> None:
-        known = len(self.sites)
-        with torch._C.DisableTorchFunction():  # another watch must not take this for the model's
-            super()._see(x, base, path, op, kind, entry)
-            if len(self.sites) > known and x.requires_grad and x.grad_fn is not None:
-                x.grad_fn.register_prehook(self._reader(self.tallies[-1], x.output_nr))
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        here = self._stack[-1] if self._stack else None
+        inside = here is not None and here.atomic
+        spot = self._spots.get(id(module))
+        if spot is None:  # a loss module, or one made inside forward: no room of its own
+            path = "" if here is None else here.path
+            spot = Spot.of(module, path, atomic=inside)
+            self._stack.append(Call(module, path, inside, None, None, 0, spot))
+            return
+        given = args[0] if args else None
+        if type(given) is not Tensor:
+            given = next((t for _, t in tensors_in(args)), None)
+        atomic = inside or spot.atomic
+        if given is None:
+            self._stack.append(Call(module, spot.path, atomic, None, None, 0, spot))
+        else:
+            version = -1 if given.is_inference() else given._version
+            node = given.grad_fn
+            self._stack.append(Call(module, spot.path, atomic, given, node, version, spot))
 
-    def _measure(self, seen: Seen, value: Tensor) -> None:
-        made = Tally(seen.base, seen.module, seen.op, seen.kind)
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        call = self._stack.pop()
+        if output is None or (self._stack and self._stack[-1].atomic):
+            return
+        assert isinstance(call, Call)
+        path, spot = call.path, call.spot
+        leaf = call.atomic or spot.leaf
+        for label, x in (("", output),) if type(output) is Tensor else tensors_in(output):
+            if not measurable(x):
+                continue
+            if label:
+                label = spot.labels.get(label, label)
+            known = self._made.get((x.grad_fn, x.output_nr))
+            if known is not None:
+                if leaf and path and known.module == path:
+                    known.base = path + label
+            elif leaf and path and not call.hands_on(x):
+                self._note(x, path + label, path, spot.op, call.kind(x))
+
+    def _see(self, x: Tensor, base: str, path: str, op: str, kind: Kind, entry: Any) -> None:
+        del entry
+        with torch._C.DisableTorchFunction():  # another watch must not take this for the model's
+            if (x.grad_fn, x.output_nr) not in self._made:
+                self._note(x, base, path, op, kind)
+
+    def _note(self, x: Tensor, base: str, path: str, op: str, kind: Kind) -> None:
+        if op.lower().startswith("conv"):
+            self._conv = x.ndim >= 3
+        elif op in ("linear", "embedding"):
+            self._conv = False
+        made = Tally(base, path, op, kind)
         self.tallies.append(made)
         if self.recomputed:
             made.passes = 0
-            return
-        spread, mine = parts.placements(value), parts.part(value)
-        if mine is None:
-            return
-        value = mine
-        made.count, made.square = value.numel(), square_sum(value)
-        if value.ndim < 2 or value.shape[0] < 2 or value.is_complex():
+        else:
+            self._fill(made, x.detach())
+        node = x.grad_fn
+        if node is not None:
+            self._made[node, x.output_nr] = made
+            if x.requires_grad:
+                node.register_prehook(self._reader(made, x.output_nr))
+
+    def _fill(self, made: Tally, value: Tensor) -> None:
+        spread = None
+        if type(value) is not Tensor:
+            spread, mine = parts.placements(value), parts.part(value)
+            if mine is None:
+                return
+            value = mine
+        made.count, made.square = value.numel(), square_sum(operand(value))
+        units = made.op in kinds.RECTIFIERS or made.op in kinds.SATURATING
+        if not units or value.ndim < 2 or value.shape[0] < 2 or value.is_complex():
             return
         unit_dim = 1 if self._conv else value.ndim - 1
         if spread is not None and any(p.is_shard() and p.dim != unit_dim for p in spread):
             return  # other ranks have other observations of the same units
-        if seen.op in kinds.RECTIFIERS:
+        if made.op in kinds.RECTIFIERS:
             made.alive = tally.alive_units(value, unit_dim)
-        elif seen.op in kinds.SATURATING:
-            made.saturated = tally.saturated_units(value, seen.op, unit_dim)
+        else:
+            made.saturated = tally.saturated_units(value, made.op, unit_dim)
 
     def _see_loss(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         pass
@@ -212,10 +277,10 @@ class LightRecorder(Recorder):
         def read(gradients: tuple[Tensor | None, ...]) -> None:
             delta = gradients[output_nr]
             if me.open and delta is not None and delta.numel():
-                with torch.no_grad():
-                    mine = parts.part(delta.detach())
-                    if mine is not None:
-                        one.add_delta(mine)
+                delta = delta.detach()
+                mine = delta if type(delta) is Tensor else parts.part(delta)
+                if mine is not None:
+                    one.add_delta(mine)
                 me.arrived = True
 
         return read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,15 @@ from signalprop.capture import quick, statistics
 from signalprop.capture.kinds import Kind
 from signalprop.capture.statistics import Scalar
 from signalprop.watch.passes.attention import Attention
-from signalprop.watch.sums import square_sum
+from signalprop.watch.sums import operand, square_sum
 
 Vector = np.ndarray | Tensor
 
+#: observations of every unit that are looked at first, where there are more elements than a few
+FIRST, SMALL = 32, 1 << 16
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class Tally:
     """One site. Numbers of an accelerator's tensors stay on it.
 
@@ -56,7 +60,7 @@ class Tally:
         Args:
             delta: of any shape.
         """
-        self.delta_square = self.delta_square + square_sum(delta)
+        self.delta_square = self.delta_square + square_sum(operand(delta))
         self.delta_count += delta.numel()
 
     def add(self, other: Tally) -> None:
@@ -93,11 +97,34 @@ def alive_units(x: Tensor, unit_dim: int) -> Vector:
     Returns:
         In numpy for float32 on a CPU, else on the tensor's device.
     """
-    largest = quick.largest(x, unit_dim)
-    if largest is not None:
-        return (largest > 0).astype(np.float32)
+    values = quick.array_of(x)
+    if values is not None:
+        return _alive(values, unit_dim).astype(np.float32)
     others = [d for d in range(x.ndim) if d != unit_dim]
     return (x.amax(others) > 0).to(torch.float32)
+
+
+def _alive(values: np.ndarray, unit_dim: int) -> np.ndarray:
+    # most units show in the first few observations; of large tensors the rest is read for others;
+    # in the middle of a pass what counts is the number of calls, of ufuncs rather than methods
+    if unit_dim == values.ndim - 1:
+        rows = values.reshape(-1, values.shape[-1])
+        few = len(rows) if rows.size <= SMALL else FIRST
+        found = np.maximum.reduce(rows[:few], 0) > 0
+        rest = np.flatnonzero(~found) if few < len(rows) else ()
+        if len(rest) > len(found) // 4:
+            return found | (np.maximum.reduce(rows[few:], 0) > 0)
+        if len(rest):
+            found[rest] = np.maximum.reduce(rows[few:, rest], 0) > 0
+        return found
+    values = values.reshape(-1, values.shape[unit_dim], math.prod(values.shape[unit_dim + 1 :]))
+    found = np.maximum.reduce(values[0], 1) > 0
+    for sample in values[1:]:
+        rest = np.flatnonzero(~found)
+        if not len(rest):
+            break
+        found[rest] = np.maximum.reduce(sample[rest], 1) > 0
+    return found
 
 
 def saturated_units(x: Tensor, op: str, unit_dim: int) -> Vector:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from signalprop.watch.passes import compiled
 from signalprop.watch.passes.light import LightRecorder
-from signalprop.watch.ranks import parts
+from signalprop.watch.passes.spots import Spots
 
 #: passes of one model in one step that are kept; an evaluation with gradients on may make many
 MOST = 256
@@ -30,22 +30,30 @@ class Passes:
     Args:
         model: the user's module itself, without wrappers.
         wrappers: `torch.compile`'s wrappers of it that are known; one that is called is added.
+        spots: its modules, as they were.
 
     Attributes:
         model: as given.
+        spots: its modules, as they are.
         parameters: the model's, by name.
     """
 
-    def __init__(self, model: torch.nn.Module, wrappers: list[torch.nn.Module]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        wrappers: list[torch.nn.Module],
+        spots: Spots | None = None,
+    ) -> None:
         self.model = model
         self._wrappers = wrappers
         self._recorders: list[LightRecorder] = []
         self._here: LightRecorder | None = None
         self._entry: torch.nn.Module | None = None
-        self.parameters = parts.parameters_of(model)
-        is_compiled = bool(wrappers) or compiled.compiled(model)
+        self.spots = spots = spots if spots is not None and spots.current else Spots(model)
+        self.parameters = spots.parameters
+        is_compiled = bool(wrappers) or spots.compiled
         # a pass of a sharded model is no private matter: it gathers weights from other ranks
-        self._unseen = is_compiled and any(parts.shards(model))
+        self._unseen = is_compiled and spots.sharded
         self._listener = (
             compiled.Listener(model, wrappers) if is_compiled and not self._unseen else None
         )
@@ -114,7 +122,9 @@ class Passes:
             self._listener.close()
 
     def _open(self, module: torch.nn.Module, args: tuple[Any, ...], *, recomputed: bool) -> None:
-        made = LightRecorder(self.model, self.parameters.values(), recomputed=recomputed)
+        made = LightRecorder(
+            self.model, self.parameters.values(), recomputed=recomputed, spots=self.spots
+        )
         self._recorders.append(made)
         self._here, self._entry = made, module
         _push_mode(made)
@@ -146,7 +156,9 @@ def unwarned() -> Callable[[], None]:
     Returns:
         Takes the filter away again.
     """
-    warnings.filterwarnings("ignore", r"Using `torch.compile\(module\)` when there are", UserWarning)
+    warnings.filterwarnings(
+        "ignore", r"Using `torch.compile\(module\)` when there are", UserWarning
+    )
     entry = warnings.filters[0]
 
     def again() -> None:

@@ -130,16 +130,16 @@ class Several(Ranks):
         """Sums over the ranks that hold other samples of the same units."""
         if self._control is None or not vectors or not self._groups.data:
             return list(vectors)
-        tensors = [torch.as_tensor(v).to(self._groups.device) for v in vectors]
-        wide = accumulator(self._groups.device)
-        row = torch.cat([t.reshape(-1).to(wide) for t in tensors])
+        device = self._groups.device
+        row, _ = _row(
+            [v if isinstance(v, Tensor) else torch.from_numpy(v) for v in vectors], device
+        )
         for group in self._groups.data:
             self._control.add(row, group)
-        found = row.split([t.numel() for t in tensors])
-        return [
-            part.numpy() if isinstance(v, np.ndarray) else part
-            for v, part in zip(vectors, found, strict=True)
-        ]
+        if device.type == "cpu" and isinstance(vectors[0], np.ndarray):
+            ends = np.cumsum([len(v) for v in vectors])[:-1]
+            return list(np.split(row.numpy(), ends))
+        return list(row.split([len(v) for v in vectors]))
 
     def join(
         self, numbers: Sequence[Number], largest: Sequence[Number]
@@ -227,17 +227,23 @@ def _row(numbers: Sequence[Number], device: torch.device) -> tuple[Tensor, NDArr
     floats = [n for n in numbers if not isinstance(n, Tensor)]
     tensors = [n.detach().reshape(-1) for n in numbers if isinstance(n, Tensor)]
     host = torch.tensor(floats, dtype=wide, pin_memory=device.type == "cuda")
-    row = torch.cat([host.to(device, non_blocking=True), *(t.to(device, wide) for t in tensors)])
-    order: list[NDArray[np.int64]] = []
+    if not tensors:
+        return host.to(device, non_blocking=True), np.arange(len(floats))
+    there = torch.cat(tensors) if all(t.device == device for t in tensors) else None
+    if there is None:
+        there = torch.cat([t.to(device, wide) for t in tensors])
+    row = torch.cat([host.to(device, non_blocking=True), there.to(wide)])
+    sizes = [n.numel() if isinstance(n, Tensor) else 0 for n in numbers]
+    order: list[int] = []
     at, behind = 0, len(floats)
-    for n in numbers:
+    for size, n in zip(sizes, numbers, strict=True):
         if isinstance(n, Tensor):
-            order.append(np.arange(behind, behind + n.numel()))
-            behind += n.numel()
+            order += range(behind, behind + size)
+            behind += size
         else:
-            order.append(np.arange(at, at + 1))
+            order.append(at)
             at += 1
-    return row, np.concatenate(order)
+    return row, np.asarray(order, np.int64)
 
 
 def _number(text: str | float) -> int:

@@ -1,8 +1,8 @@
 """A glance at every gradient at every step: a few of its elements, so that a spike is not missed.
 
 Statistics are taken every 50th step; the step at which a gradient leaps or turns into nan is most
-often another. 256 elements of each weight, spread evenly over it, tell its size within 5 % and cost
-a microsecond.
+often another. 256 elements of each weight, in runs spread evenly over it, tell its size within some
+per cent and cost two microseconds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from signalprop.watch.updates.update import local
 
-#: elements that are looked at, of each weight
-ELEMENTS = 256
+#: elements that are looked at, of each weight: runs as long as a line of the processor's cache
+RUNS, RUN = 16, 16
+ELEMENTS = RUNS * RUN
 
 
 class Glance:
@@ -35,8 +36,9 @@ class Glance:
         """Root mean square of each gradient, from at most `ELEMENTS` of its elements.
 
         Returns:
-            (parameters,) float32 or float64 on their device, nan for one without a gradient; None where there
-            is none at all. No wait for the device, and from the second step on no copy to it.
+            (parameters,) float32 or float64 on their device, nan for one without a gradient; None
+            where there is none at all. No wait for the device, and from the second step on no copy
+            to it.
         """
         parts: list[Tensor] = []
         layout: list[tuple[int, int]] = []
@@ -49,14 +51,15 @@ class Glance:
                 gradient = torch.view_as_real(gradient)
             size = gradient.numel()
             if size > ELEMENTS and gradient.is_contiguous():
-                size //= ELEMENTS
-                part = gradient.as_strided((ELEMENTS,), (size,))
+                part = gradient.as_strided((RUNS, RUN), ((size - RUN) // (RUNS - 1), 1))
+                size = ELEMENTS
             elif size:
                 part = gradient.reshape(-1)[:: -(-size // ELEMENTS)]
+                size = part.shape[0]
             else:
                 continue
             parts.append(part)
-            layout.append((place, part.shape[0]))
+            layout.append((place, size))
         if not parts:
             return None
         wide = torch.float64 if any(p.dtype is torch.float64 for p in parts) else torch.float32

@@ -56,7 +56,7 @@ class Gradient:
             What is kept.
         """
         square = None if known is None else known.gradient
-        if known is not None and known.made is gradient and not copy:
+        if known is not None and known.made is gradient and not (copy or gradient.requires_grad):
             return Gradient(gradient, gradient._version, known.operand, square)
         kept = local(gradient.detach())
         if kept.is_sparse:
@@ -164,7 +164,7 @@ class Update:
         Returns:
             Of every parameter that has a gradient.
         """
-        begun, self._begun = self._begun, []
+        begun, self._begun = self._begun, list[_Begun]()
         found = []
         with torch.no_grad():
             for one in begun:
