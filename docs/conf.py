@@ -17,8 +17,8 @@ from signalprop.capture.kinds import Kind
 from signalprop.cures.catalogue import CURES
 from signalprop.diagnosis import DEFAULT_RULES
 from signalprop.studies import STUDIES
-from signalprop.watch.rules.judge import DEFAULT_RULES_OVER_TIME
-from signalprop.watch.statistics import STATISTICS
+from signalprop.watching.rules.judge import DEFAULT_RULES_OVER_TIME
+from signalprop.watching.statistics import STATISTICS
 
 project = "signalprop"
 author = "The signalprop authors"
@@ -158,9 +158,7 @@ def rules_over_time_page(rules: Iterable[Any]) -> Iterator[str]:
     yield from rules_listed(rules, known | scalars, "nothing but the steps")
 
 
-def rules_listed(
-    rules: Iterable[Any], needs: Mapping[str, str], without: str
-) -> Iterator[str]:
+def rules_listed(rules: Iterable[Any], needs: Mapping[str, str], without: str) -> Iterator[str]:
     """What rules need, a table of them, and a section for each, from their docstrings.
 
     Yields:

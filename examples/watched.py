@@ -1,7 +1,7 @@
 """Watch a training go wrong twice: a block dies at step 500, and at step 1100 the inputs leap.
 
-    python examples/watched.py           # some ten seconds; writes run.sp
-    signalprop view run.sp               # or: signalprop report run.sp --html run.html
+python examples/watched.py           # some ten seconds; writes run.sp
+signalprop view run.sp               # or: signalprop report run.sp --html run.html
 """
 
 from __future__ import annotations
@@ -56,9 +56,8 @@ def train(to: str, steps: int = 1500) -> tuple[sp.Alarm, ...]:
         What was told.
     """
     torch.manual_seed(0)
-    digits = load_digits()
-    x = torch.tensor(digits.data, dtype=torch.float32) / 8 - 1
-    y = torch.tensor(digits.target)
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(images, dtype=torch.float32) / 8 - 1, torch.tensor(labels)
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     with sp.watch(model, optimizer, every=10, to=to, mode="overwrite") as run:
@@ -71,8 +70,7 @@ def train(to: str, steps: int = 1500) -> tuple[sp.Alarm, ...]:
             optimizer.step()
             run.log(loss=loss)
             if step == 500:
-                with torch.no_grad():
-                    model.blocks[3].up.bias -= 10
+                nn.init.constant_(model.get_parameter("blocks.3.up.bias"), -10)
     return run.alarms
 
 

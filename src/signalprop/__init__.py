@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from signalprop.recurrent.horizon.measure import horizon as horizon
     from signalprop.recurrent.horizon.result import Horizons as Horizons
     from signalprop.recurrent.observe import trace as trace
-    from signalprop.watch.actions import StopTraining as StopTraining
-    from signalprop.watch.file.reader import Run as Run
-    from signalprop.watch.sample import Alarm as Alarm
-    from signalprop.watch.watching import Watch as Watch
-    from signalprop.watch.watching import watch as watch
+    from signalprop.watching.actions import StopTraining as StopTraining
+    from signalprop.watching.file.reader import Run as Run
+    from signalprop.watching.sample import Alarm as Alarm
+    from signalprop.watching.watch import Watch as Watch
+    from signalprop.watching.watch import watch as watch
 
 __version__ = "0.1.0"
 
@@ -67,11 +67,11 @@ _HOMES = {
     "cure": "signalprop.cures.trials.prove",
     "Trials": "signalprop.cures.trials.result",
     "Trial": "signalprop.cures.trials.result",
-    "watch": "signalprop.watch.watching",
-    "Watch": "signalprop.watch.watching",
-    "Alarm": "signalprop.watch.sample",
-    "StopTraining": "signalprop.watch.actions",
-    "Run": "signalprop.watch.file.reader",
+    "watch": "signalprop.watching.watch",
+    "Watch": "signalprop.watching.watch",
+    "Alarm": "signalprop.watching.sample",
+    "StopTraining": "signalprop.watching.actions",
+    "Run": "signalprop.watching.file.reader",
     "keep_memory": "signalprop.memory",
     "show_config": "signalprop.config",
 }

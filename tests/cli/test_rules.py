@@ -6,7 +6,7 @@ import pytest
 
 from signalprop.cli import rulebook
 from signalprop.diagnosis.engine import DEFAULT_RULES
-from signalprop.watch.rules.judge import DEFAULT_RULES_OVER_TIME
+from signalprop.watching.rules.judge import DEFAULT_RULES_OVER_TIME
 
 RULES = (*DEFAULT_RULES, *DEFAULT_RULES_OVER_TIME)
 INFOS = [judge.rule for judge in RULES]

@@ -126,7 +126,7 @@ def test_no_folder_to_write_to(refused, sick):
 
 
 def test_only_scalars(run, folder):
-    from signalprop.watch.file.writer import RunWriter
+    from signalprop.watching.file.writer import RunWriter
 
     with RunWriter(folder / "run.sp") as writer:
         for step in range(10):

@@ -26,7 +26,7 @@ _STYLES = {"issue": "bold red", "tip": "yellow"}
 
 def rules() -> tuple[Any, ...]:
     """All rules, those of `diagnose` and those of a watched run, in order of code."""
-    from signalprop.watch.rules.judge import DEFAULT_RULES_OVER_TIME
+    from signalprop.watching.rules.judge import DEFAULT_RULES_OVER_TIME
 
     return (*of_diagnose(), *DEFAULT_RULES_OVER_TIME)
 

@@ -87,7 +87,7 @@ def view(
 
 def _say_state(path: Path) -> None:
     """What is not as usual; the page says it too."""
-    from signalprop.watch.file.reader import Run
+    from signalprop.watching.file.reader import Run
 
     if not path.exists():
         screen.say(f"{blame.shown(path)} does not exist yet; the page waits for it")

@@ -12,8 +12,8 @@ from tests.report.run import samples
 from signalprop.report.live.answers import Answers
 from signalprop.report.live.app import Live
 from signalprop.report.live.query import Query
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.writer import RunWriter
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.writer import RunWriter
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from tests.report.live.serving import Served
 from tests.report.run import samples
 
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.writer import RunWriter
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.writer import RunWriter
 
 CHROMIUM = shutil.which("chromium")
 try:
@@ -304,7 +304,7 @@ def test_a_killed_training_leaves_all_it_had_flushed(visit, tmp_path):
     program = f"""
         import sys
         from tests.report.run import samples
-        from signalprop.watch.file.writer import RunWriter
+        from signalprop.watching.file.writer import RunWriter
         writer = RunWriter({str(path)!r}, log=samples.LOG, every=0.05)
         step = 0
         while True:

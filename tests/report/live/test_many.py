@@ -9,7 +9,7 @@ import pytest
 from tests.report.live.serving import Reader, Served, until
 from tests.report.run import samples
 
-from signalprop.watch.file.writer import RunWriter
+from signalprop.watching.file.writer import RunWriter
 
 READERS = 50
 

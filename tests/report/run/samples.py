@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from signalprop.watch.file.schema import RunSite
-from signalprop.watch.file.writer import RunWriter
+from signalprop.watching.file.schema import RunSite
+from signalprop.watching.file.writer import RunWriter
 
 LOG = ("activation_rms", "delta_rms", "gradient_norm", "update_ratio", "weight_norm")
 HOSTILE = "<img src=x onerror=alert(1)>"

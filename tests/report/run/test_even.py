@@ -6,7 +6,7 @@ from tests.report.run import samples
 
 from signalprop.report.run.even import grid, joined
 from signalprop.report.run.heat import edges
-from signalprop.watch.file.reader import Run
+from signalprop.watching.file.reader import Run
 
 
 @pytest.fixture(scope="module")

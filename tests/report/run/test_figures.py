@@ -12,7 +12,7 @@ from signalprop.report.run.curves import Curves, curves
 from signalprop.report.run.heat import heat
 from signalprop.report.run.overview import overview
 from signalprop.report.run.timeline import Look, Part, timeline
-from signalprop.watch.file.reader import Run
+from signalprop.watching.file.reader import Run
 
 
 @pytest.fixture(scope="module")

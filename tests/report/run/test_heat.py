@@ -6,9 +6,9 @@ from tests.report.run import samples
 
 from signalprop.report.run.curves import curves, ordered, thinned
 from signalprop.report.run.heat import INFINITE, ZERO, beginning, cut, edges, heat, limits, rows
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.schema import RunSite
-from signalprop.watch.file.writer import RunWriter
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.schema import RunSite
+from signalprop.watching.file.writer import RunWriter
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from tests.report.run import samples
 
 from signalprop.report.run import said
 from signalprop.report.run.overview import overview, told
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.result import Alert
-from signalprop.watch.file.writer import RunWriter
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.result import Alert
+from signalprop.watching.file.writer import RunWriter
 
 
 @pytest.fixture(scope="module")

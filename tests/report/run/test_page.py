@@ -54,8 +54,8 @@ def test_two_runs(folder):
 
 
 def test_runs_that_share_no_statistic(folder, tmp_path):
-    from signalprop.watch.file.schema import RunSite
-    from signalprop.watch.file.writer import RunWriter
+    from signalprop.watching.file.schema import RunSite
+    from signalprop.watching.file.writer import RunWriter
 
     with RunWriter(tmp_path / "own.sp") as writer:
         writer.add_sites([RunSite("a")])

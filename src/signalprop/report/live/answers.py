@@ -20,7 +20,7 @@ from signalprop.report.run.curves import Curves, curves
 from signalprop.report.run.heat import Heat, Of, Scale, cut, heat, limits, rows
 from signalprop.report.run.result import apart
 from signalprop.report.run.timeline import Look, Part, timeline
-from signalprop.watch.file.result import Values
+from signalprop.watching.file.result import Values
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from signalprop.errors import SignalpropError
 from signalprop.report.run.overview import Overview, overview
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.result import Window
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.result import Window
 
 #: a file that was written so many seconds ago is taken for one that is being written
 RECENT = 20.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from signalprop.watch.file.reader import Run
+from signalprop.watching.file.reader import Run
 
 #: shown first, where they are recorded, in this order
 FIRST = ("loss", "learning_rate", "gradient_norm")

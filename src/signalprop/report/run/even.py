@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from signalprop.watch.file.levels import Bins
-from signalprop.watch.file.result import Values
+from signalprop.watching.file.levels import Bins
+from signalprop.watching.file.result import Values
 
 #: of the width of most columns; narrower ones are joined
 NARROW = 0.75

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from signalprop.report.run import said
 from signalprop.report.run.even import joined
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.result import Values
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.result import Values
 
 Of = Literal["mean", "low", "high"]
 Scale = Literal["value", "change"]

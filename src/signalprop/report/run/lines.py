@@ -13,7 +13,7 @@ from signalprop.report.run import colours, said
 from signalprop.report.run.axes import stack, steps, total
 from signalprop.report.run.curves import Curves, logarithmic, ordered
 from signalprop.report.run.heat import is_log
-from signalprop.watch.file.result import Values
+from signalprop.watching.file.result import Values
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

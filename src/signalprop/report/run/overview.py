@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from signalprop.report import words
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.result import Alert
-from signalprop.watch.file.schema import RunSite
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.result import Alert
+from signalprop.watching.file.schema import RunSite
 
 #: characters of an explanation that are shown
 LONGEST = 2000

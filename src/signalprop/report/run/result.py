@@ -18,7 +18,7 @@ from signalprop.report.lines import View
 from signalprop.report.run import said
 from signalprop.report.run.curves import Curves, curves
 from signalprop.report.run.overview import Overview, overview
-from signalprop.watch.file.reader import Run
+from signalprop.watching.file.reader import Run
 
 #: runs that are compared
 MOST = 16

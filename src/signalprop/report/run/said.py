@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from signalprop.report import words
 from signalprop.report.run.overview import Overview, Told
-from signalprop.watch.statistics import STATISTICS, Statistic
+from signalprop.watching.statistics import STATISTICS, Statistic
 
 #: how the statistics are called where there is room for a few words
 NAMES = {

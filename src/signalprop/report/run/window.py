@@ -13,7 +13,7 @@ from signalprop.report.run.curves import Curves
 from signalprop.report.run.heat import INFINITE, ZERO, Heat, edges
 from signalprop.report.run.overview import Told
 from signalprop.report.run.timeline import Look, Part, timeline
-from signalprop.watch.file.result import Window
+from signalprop.watching.file.result import Window
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,0 +1,168 @@
+"""A watch for the Trainer of Hugging Face: `Trainer(..., callbacks=[SignalpropCallback()])`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from signalprop.capture.observe import unwrapped
+from signalprop.watching.adapters.attaching import Attachment, Losses
+from signalprop.watching.adapters.packages import needed
+from signalprop.watching.watch import Watch
+
+TrainerCallback: Any = needed("transformers", "huggingface", "SignalpropCallback").TrainerCallback
+
+#: numbers that the Trainer logs and the watch has at every sampled step anyhow
+_KNOWN = ("learning_rate",)
+
+
+class SignalpropCallback(TrainerCallback):
+    """Watches every training of a Trainer; evaluation in between is not seen.
+
+    Training is the same bit for bit. A step is an update (with gradient accumulation several
+    batches). The `loss` of every step is read from the model's own output, where it has one, as the
+    Trainer tells no more than its mean over `logging_steps`; all else that it logs (`eval_loss`,
+    `grad_norm`, ...) is recorded when it does.
+
+    A training with `resume_from_checkpoint` goes on in its run file, at the right step. The action
+    `stop` sets `control.should_training_stop`, so that the Trainer ends in its usual way; with
+    several processes they agree on it at sampled steps.
+
+    The Trainer tells nobody when training fails. The run file has all by then, and whatever is
+    under way is written when the next training starts, the callback is thrown away, or the
+    interpreter ends; to have it at once, say `with callback: trainer.train()`, or call `close`.
+
+    Args:
+        every: steps from sample to sample.
+        to: the run file; None for none.
+        mode: as for `watch`; None for `resume` where training goes on from a checkpoint, else
+            `new`.
+        on: what is done about an alert, as for `watch`.
+        loss: whether the loss is read from the model's output.
+        **options: others of `watch`: `rules`, `ignore`, `listeners`, `max_bytes`.
+
+    Attributes:
+        watch: the watch of the training that is under way, or of the last one; None before.
+
+    Raises:
+        SignalpropError: an option is not what it should be.
+
+    Examples:
+        >>> from signalprop.watching.adapters.huggingface import SignalpropCallback
+        >>> callback = SignalpropCallback(every=50, to="run.sp")
+        >>> trainer = Trainer(model, args, callbacks=[callback])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        every: int = 50,
+        to: str | Path | None = "run.sp",
+        mode: str | None = None,
+        on: Any = "warn",
+        *,
+        loss: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._attached = Attachment({"every": every, "to": to, "mode": mode, "on": on, **options})
+        self._reads_loss = loss
+        self._loss: _Output | None = None
+
+    @property
+    def watch(self) -> Watch | None:
+        """The watch of the training that is under way, or of the last one."""
+        return self._attached.watch
+
+    def close(self) -> None:
+        """End the watch, where the Trainer did not come to its end."""
+        self._attached.end()
+        self._loss = None
+
+    def __enter__(self) -> SignalpropCallback:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- the Trainer's events ----------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Training starts: the checkpoint is loaded, model and optimizer are there."""
+        self.close()
+        model, optimizer = given["model"], given["optimizer"]
+        scaler = getattr(optimizer, "scaler", None)
+        undo = None
+        # a hook would be compiled into the model
+        if self._reads_loss and not getattr(args, "torch_compile", False):
+            self._loss = _Output()
+            handle = unwrapped(model).register_forward_hook(self._loss.read, with_kwargs=True)
+            undo = handle.remove
+        start = state.global_step
+        self._attached.begin(self, model, [optimizer], start=start, scaler=scaler, undo=undo)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
+        """An update was made."""
+        step = self._attached.stepped()
+        loss = None if self._loss is None else self._loss.take()
+        if step is not None and loss is not None:
+            self._attached.log({"loss": loss})
+        if self._stops(state.global_step):
+            control.should_training_stop = True
+        return control
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
+    ) -> None:
+        """The Trainer logs numbers."""
+        known = (*_KNOWN, "loss") if self._loss is not None else _KNOWN
+        self._attached.log({k: v for k, v in (logs or {}).items() if k not in known})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Training is over."""
+        self.close()
+
+    # ---- inside ------------------------------------------------------------------------------
+
+    def _stops(self, step: int) -> bool:
+        stop = self._attached.stop.alarm is not None
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not several or torch.distributed.get_world_size() == 1:
+            return stop
+        # only the process that writes knows of alerts
+        if step % self._attached.every or not self._attached.asks_to_stop():
+            return False
+        nccl = torch.distributed.get_backend() == "nccl"
+        flag = torch.tensor(float(stop), device="cuda" if nccl else "cpu")
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+class _Output:
+    """Reads the loss out of what a model returns; a hook, which must not hold the callback."""
+
+    def __init__(self) -> None:
+        self._losses = Losses()
+        self._summed = False
+
+    def read(self, model: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """The model has returned; changes nothing."""
+        if not model.training or not torch.is_grad_enabled():
+            return
+        loss = output.get("loss") if isinstance(output, Mapping) else None
+        if loss is not None:
+            # then each batch's is its part of the step's, otherwise its own mean
+            self._summed = kwargs.get("num_items_in_batch") is not None
+            self._losses.add(loss)
+
+    def take(self) -> Any:
+        """The loss of the step."""
+        return self._losses.take(summed=self._summed)

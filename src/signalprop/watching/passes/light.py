@@ -1,0 +1,311 @@
+"""A recorder with the few statistics that a training can bear, that reads deltas as they come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from signalprop.capture import kinds
+from signalprop.capture.kinds import Kind
+from signalprop.capture.modules import measurable, tensors_in
+from signalprop.capture.recorder import Recorder
+from signalprop.watching.passes import attention, tally
+from signalprop.watching.passes.attention import Attention
+from signalprop.watching.passes.spots import Call, Spot, Spots
+from signalprop.watching.passes.tally import Tally
+from signalprop.watching.ranks import parts
+from signalprop.watching.sums import operand, square_sum
+
+#: calls of one module in one pass that are told apart; more are steps in time, and joined
+CALLS = 32
+
+
+def _nothing(written: Tensor) -> None:
+    """The user's own pass writes to what it likes."""
+
+
+class LightRecorder(Recorder):
+    """Records one pass: on while the forward runs, and told by autograd during the backward.
+
+    Args:
+        model: whose modules give the paths.
+        parameters: the model's parameters.
+        before_write: called with a tensor about to be changed in place.
+        recomputed: whether a part of a forward is run again for a checkpoint: its activations are
+            known already.
+        spots: the model's modules, if they are known.
+
+    Attributes:
+        tallies: what was seen, in execution order.
+        recomputed: as given.
+        arrived: whether an error signal came back.
+        entry: path of the module that was called: the model itself, or the outermost of its parts.
+        open: whether errors that come back are still read.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        parameters: Iterable[Tensor],
+        *,
+        before_write: Callable[[Tensor], None] = _nothing,
+        recomputed: bool = False,
+        spots: Spots | None = None,
+    ) -> None:
+        spots = spots or Spots(model)
+        super().__init__(
+            model,
+            batch=1,
+            batch_dim=0,
+            parameters=parameters,
+            before_write=before_write,
+            tree=spots,
+        )
+        self._spots = spots.at
+        self._made: dict[tuple[Any, int], Tally] = {}
+        self.tallies: list[Tally] = []
+        self._without_graph: set[int] = set()
+        self.arrived = False
+        self.entry = ""
+        self.open = True
+        self.recomputed = recomputed
+        self._attention: list[tuple[str, Attention]] = []
+        self._last: dict[int, RemovableHandle] = {}
+
+    def enter_module(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """A module is called."""
+        if not torch.is_grad_enabled():
+            self._without_graph.add(id(module))
+        with torch._C.DisableTorchFunction():
+            self._enter(module, args)
+        if len(self._stack) > 1 and module._forward_hooks and _is_spread(module):
+            self._leave_last(module)
+
+    def leave_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        """A module has returned; None where it has raised."""
+        waiting = self._last.get(id(module))
+        if waiting is not None and output is not None:
+            return
+        if waiting is not None:
+            waiting.remove()
+            del self._last[id(module)]
+        self._leave_module(module, args, output)
+
+    def _leave_last(self, module: torch.nn.Module) -> None:
+        """See a tensor-parallel module's output after its own hooks, which add it over the ranks.
+
+        Until then it may be no more than a term of a sum.
+        """
+        if id(module) in self._last:
+            return
+        me = self
+
+        def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+            me._last.pop(id(module)).remove()
+            me._leave_module(module, args, output)
+
+        self._last[id(module)] = module.register_forward_hook(leave)
+
+    def lacks_graph(self, module: torch.nn.Module) -> bool:
+        """Whether a module ran without a graph: so does a part that is checkpointed re-entrantly."""
+        return id(module) in self._without_graph
+
+    @property
+    def inside(self) -> bool:
+        """Whether a module is being called."""
+        return bool(self._stack)
+
+    def end(self) -> None:
+        """The forward is over: let go of autograd's graph, which holds the readers of delta."""
+        for path, found in self._attention:
+            owner = self._owner(path)
+            if owner is not None:
+                owner.attention = found if owner.attention is None else owner.attention.plus(found)
+        self._attention.clear()
+        for handle in self._last.values():
+            handle.remove()
+        self._last.clear()
+        self._made.clear()
+        self._stack.clear()
+
+    def named(self, joined: set[str]) -> dict[str, Tally]:
+        """The tallies by name: the second call of `cell` is `cell#2`.
+
+        Args:
+            joined: names whose calls are joined; those with too many calls are added to it.
+
+        Returns:
+            In execution order.
+        """
+        count = Counter(one.base for one in self.tallies)
+        joined |= {base for base, calls in count.items() if calls > CALLS}
+        count.clear()
+        found: dict[str, Tally] = {}
+        for one in self.tallies:
+            count[one.base] += 1
+            k = 1 if one.base in joined else count[one.base]
+            name = one.base if k == 1 else f"{one.base}#{k}"
+            if name in found:
+                found[name].add(one)
+            else:
+                found[name] = one
+        return found
+
+    # ---- what is kept ------------------------------------------------------------------------
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a torch function and note what it made."""
+        name = kinds.OP_NAMES.get(getattr(func, "__name__", ""), "")
+        if self._before_write is _nothing and (
+            not name or (name not in attention.SEEN and self._stack and self._stack[-1].atomic)
+        ):
+            return func(*args, **(kwargs or {}))
+        out = super().__torch_function__(func, types, args, kwargs)
+        if name in attention.SEEN and not self.recomputed:
+            with torch._C.DisableTorchFunction():
+                found = _attention(name, args, kwargs or {}, out)
+            if found is not None:
+                self._attention.append((self._stack[-1].path if self._stack else "", found))
+        return out
+
+    def _owner(self, path: str) -> Tally | None:
+        """The site of an attention that was called in a module."""
+        here = [one for one in self.tallies if one.module == path]
+        named = [one for one in here if one.op in attention.SEEN]
+        return (named or here or [None])[-1]
+
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        here = self._stack[-1] if self._stack else None
+        inside = here is not None and here.atomic
+        spot = self._spots.get(id(module))
+        if spot is None:  # a loss module, or one made inside forward: no room of its own
+            path = "" if here is None else here.path
+            spot = Spot.of(module, path, atomic=inside)
+            self._stack.append(Call(module, path, inside, None, None, 0, spot))
+            return
+        given = args[0] if args else None
+        if type(given) is not Tensor:
+            given = next((t for _, t in tensors_in(args)), None)
+        atomic = inside or spot.atomic
+        if given is None:
+            self._stack.append(Call(module, spot.path, atomic, None, None, 0, spot))
+        else:
+            version = -1 if given.is_inference() else given._version
+            node = given.grad_fn
+            self._stack.append(Call(module, spot.path, atomic, given, node, version, spot))
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        call = self._stack.pop()
+        if output is None or (self._stack and self._stack[-1].atomic):
+            return
+        assert isinstance(call, Call)
+        path, spot = call.path, call.spot
+        leaf = call.atomic or spot.leaf
+        for label, x in (("", output),) if type(output) is Tensor else tensors_in(output):
+            if not measurable(x):
+                continue
+            if label:
+                label = spot.labels.get(label, label)
+            known = self._made.get((x.grad_fn, x.output_nr))
+            if known is not None:
+                if leaf and path and known.module == path:
+                    known.base = path + label
+            elif leaf and path and not call.hands_on(x):
+                self._note(x, path + label, path, spot.op, call.kind(x))
+
+    def _see(self, x: Tensor, base: str, path: str, op: str, kind: Kind, entry: Any) -> None:
+        del entry
+        with torch._C.DisableTorchFunction():  # another watch must not take this for the model's
+            if (x.grad_fn, x.output_nr) not in self._made:
+                self._note(x, base, path, op, kind)
+
+    def _note(self, x: Tensor, base: str, path: str, op: str, kind: Kind) -> None:
+        if op.lower().startswith("conv"):
+            self._conv = x.ndim >= 3
+        elif op in ("linear", "embedding"):
+            self._conv = False
+        made = Tally(base, path, op, kind)
+        self.tallies.append(made)
+        if self.recomputed:
+            made.passes = 0
+        else:
+            self._fill(made, x.detach())
+        node = x.grad_fn
+        if node is not None:
+            self._made[node, x.output_nr] = made
+            if x.requires_grad:
+                node.register_prehook(self._reader(made, x.output_nr))
+
+    def _fill(self, made: Tally, value: Tensor) -> None:
+        spread = None
+        if type(value) is not Tensor:
+            spread, mine = parts.placements(value), parts.part(value)
+            if mine is None:
+                return
+            value = mine
+        made.count, made.square = value.numel(), square_sum(operand(value))
+        units = made.op in kinds.RECTIFIERS or made.op in kinds.SATURATING
+        if not units or value.ndim < 2 or value.shape[0] < 2 or value.is_complex():
+            return
+        unit_dim = 1 if self._conv else value.ndim - 1
+        if spread is not None and any(p.is_shard() and p.dim != unit_dim for p in spread):
+            return  # other ranks have other observations of the same units
+        if made.op in kinds.RECTIFIERS:
+            made.alive = tally.alive_units(value, unit_dim)
+        else:
+            made.saturated = tally.saturated_units(value, made.op, unit_dim)
+
+    def _see_loss(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        pass
+
+    def _reader(self, one: Tally, output_nr: int) -> Callable[[tuple[Tensor | None, ...]], None]:
+        """Reads delta at a node. The graph holds it, so it must not hold the graph."""
+        me = self
+
+        def read(gradients: tuple[Tensor | None, ...]) -> None:
+            delta = gradients[output_nr]
+            if me.open and delta is not None and delta.numel():
+                delta = delta.detach()
+                mine = delta if type(delta) is Tensor else parts.part(delta)
+                if mine is not None:
+                    one.add_delta(mine)
+                me.arrived = True
+
+        return read
+
+
+def _is_spread(module: torch.nn.Module) -> bool:
+    """Whether a module's own parameters are spread over ranks."""
+    return any(p is not None and parts.placements(p) for p in module._parameters.values())
+
+
+def _attention(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> Attention | None:
+    """What a call tells of this rank's heads; None where queries or keys lie on several ranks."""
+    given = [x for x in (*args, *kwargs.values(), out) if isinstance(x, Tensor)]
+    spread = [place for x in given for place in parts.placements(x) or ()]
+    if not spread:
+        return attention.seen(name, args, kwargs, out)
+    if name == "multi_head_attention_forward" or not all(
+        place.is_replicate() or place.is_shard(0) or place.is_shard(1) for place in spread
+    ):
+        return None
+    args = tuple(_local(x) for x in args)
+    kwargs = {key: _local(x) for key, x in kwargs.items()}
+    return attention.seen(name, args, kwargs, _local(out))
+
+
+def _local(x: Any) -> Any:
+    return parts.part(x) if isinstance(x, Tensor) else x
