@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from benchmarks.timing import keep
 
-from signalprop.watch.file.reader import Run
-from signalprop.watch.file.schema import RunSite
-from signalprop.watch.file.writer import RunWriter
+from signalprop.watching.file.reader import Run
+from signalprop.watching.file.schema import RunSite
+from signalprop.watching.file.writer import RunWriter
 
 FIGURES: dict[str, Any] = {}
 

@@ -188,6 +188,21 @@ def test_tiny_and_huge_numbers_are_what_they_are(tmp_path):
         assert last(path, "gradient_norm", "0") == pytest.approx(norm, rel=1e-4)
 
 
+def test_what_is_no_number_is_not_dead(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with watch(model, optimizer, every=1, to=tmp_path / "run.sp", on=None):
+        for factor in (1.0, math.nan):
+            model(factor * torch.ones(8, 4)).sum().backward()
+            optimizer.step()
+    with Run(tmp_path / "run.sp") as run:
+        rms, dead = (run.values(s, "1") for s in ("activation_rms", "dead"))
+        assert np.isfinite(rms.mean[0, 0])
+        assert 0 <= dead.mean[0, 0] <= 1
+        assert np.isinf(rms.high[1, 0])
+        assert np.isnan(dead.mean[1, 0])
+
+
 def test_a_loop_over_a_cell_is_one_site_and_a_few_calls_are_several(tmp_path):
     class Loop(nn.Module):
         def __init__(self, steps):

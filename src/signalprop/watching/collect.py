@@ -288,6 +288,8 @@ class _Shape:
                     self._put(out, name, int(place), held / number)
         count, square, delta_count, delta_square, _ = table.T
         out["activation_rms"] = self._spread(_root(square / count), count > 0)
+        for name in {"dead", "saturated"} & out.keys():  # of what is no number nothing is dead
+            out[name][np.isinf(out["activation_rms"])] = np.nan
         out["delta_rms"] = self._spread(_root(delta_square / delta_count) / scale, delta_count > 0)
         return row[at:]
 

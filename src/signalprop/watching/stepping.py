@@ -316,9 +316,10 @@ class Stepper:
     # ---- a glance at every step --------------------------------------------------------------
 
     def _choose(self, sums: Sequence[Sums]) -> None:
-        """Look at the largest parameter of every site from now on."""
+        """Look at the largest parameter of every site from now on: matrices, where there are any."""
         largest: dict[int, Tensor] = {}
-        for one in sums:
+        matrices = [one for one in sums if one.parameter.ndim > 1]
+        for one in matrices or sums:
             known = largest.get(one.site)
             if known is None or one.parameter.numel() > known.numel():
                 largest[one.site] = one.parameter

@@ -112,7 +112,7 @@ class LightRecorder(Recorder):
         self._last[id(module)] = module.register_forward_hook(leave)
 
     def lacks_graph(self, module: torch.nn.Module) -> bool:
-        """Whether a module ran without a graph: so does a part that is checkpointed re-entrantly."""
+        """Whether a module ran without a graph: a part that is checkpointed re-entrantly."""
         return id(module) in self._without_graph
 
     @property

@@ -30,6 +30,8 @@ class Glance:
         self.parameters = list(parameters)
         self._sizes: list[int] = []
         self._scale = torch.empty(0)
+        # at every step a call for each parameter counts, so what can be is worked out before
+        self._plan = [_stride(p) for p in self.parameters]
 
     def rms(self) -> tuple[Tensor, list[int]] | None:
         """Root mean square of each gradient, from at most `ELEMENTS` of its elements.
@@ -42,19 +44,15 @@ class Glance:
         few: list[Tensor] = []
         places: list[int] = []  # of the full ones, then of the few
         later: list[int] = []
-        for place, parameter in enumerate(self.parameters):
+        for place, (parameter, stride) in enumerate(zip(self.parameters, self._plan, strict=True)):
             gradient = parameter.grad
-            if gradient is None or gradient.layout is not torch.strided:
+            if gradient is None:
                 continue
-            gradient = local(gradient)
-            if gradient.is_complex():
-                gradient = torch.view_as_real(gradient)
-            size = gradient.numel()
-            if size > ELEMENTS and gradient.is_contiguous():
-                full.append(gradient.as_strided((RUNS, RUN), ((size - RUN) // (RUNS - 1), 1)))
+            if stride is not None and type(gradient) is Tensor and gradient.is_contiguous():
+                full.append(gradient.as_strided((RUNS, RUN), (stride, 1)))
                 places.append(place)
-            elif size:
-                few.append(gradient.reshape(-1)[:: -(-size // ELEMENTS)])
+            elif gradient.layout is torch.strided and (part := _few(gradient)) is not None:
+                few.append(part)
                 later.append(place)
         if not full and not few:
             return None
@@ -72,6 +70,24 @@ class Glance:
             self._scale = torch.tensor(sizes, dtype=torch.float32).rsqrt().to(found.device)
         found *= self._scale
         return found, places + later
+
+
+def _stride(parameter: Tensor) -> int | None:
+    """Elements from run to run; None where a gradient is small, or no plain tensor of numbers."""
+    size = parameter.numel()
+    plain = parameter.layout is torch.strided and not parameter.is_complex()
+    if size <= ELEMENTS or not plain or hasattr(parameter, "to_local"):
+        return None
+    return (size - RUN) // (RUNS - 1)
+
+
+def _few(gradient: Tensor) -> Tensor | None:
+    """Some elements of a gradient that is small, complex, sharded or not in one piece."""
+    gradient = local(gradient)
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient)
+    size = gradient.numel()
+    return gradient.reshape(-1)[:: -(-size // ELEMENTS)] if size else None
 
 
 def _any_double(full: list[Tensor], few: list[Tensor]) -> bool:

@@ -1,0 +1,1 @@
+"""Other tools that watch a training, in an environment of their own."""
