@@ -15,7 +15,9 @@ from signalprop.watching.models import Sites
 from signalprop.watching.random import RandomStates
 from signalprop.watching.rules.judge import Judge
 from signalprop.watching.sample import Alarm, Sample
+from signalprop.watching.statistics import STATISTICS
 
+_NOTHING = np.full(1, np.nan)
 _LOG = logging.getLogger("signalprop")
 
 #: codes of the rules about which more is kept: the steps before, or what is needed to run it again
@@ -83,7 +85,8 @@ class Recording:
         """
         sites = tuple(self.sites.all)
         self.judge.sites = sites
-        values = {n: v for n, v in values.items() if not np.isnan(v).all()}
+        # in the order in which they are shown; what was not measured at all is left out
+        values = {n: v for n in STATISTICS if not np.isnan(v := values.get(n, _NOTHING)).all()}
         sample = Sample(step, sites, values, numbers)
         if self.writer is not None:
             if len(self._known) < len(sites):

@@ -316,7 +316,7 @@ class Stepper:
     # ---- a glance at every step --------------------------------------------------------------
 
     def _choose(self, sums: Sequence[Sums]) -> None:
-        """Look at the largest parameter of every site from now on: matrices, where there are any."""
+        """Look at the largest matrix of every site from now on; at vectors where there is none."""
         largest: dict[int, Tensor] = {}
         matrices = [one for one in sums if one.parameter.ndim > 1]
         for one in matrices or sums:
