@@ -28,6 +28,12 @@ from signalprop.watching.scaling import Scaling
 from signalprop.watching.sums import Operand
 from signalprop.watching.transfer import Row, Transfer
 from signalprop.watching.updates.clipping import Clipping
+from signalprop.watching.updates.optimizers import (
+    evaluates,
+    parameters_of,
+    rates_of,
+    unscaled,
+)
 from signalprop.watching.updates.probe import Glance
 from signalprop.watching.updates.update import Gradient, Sums, Update
 
@@ -163,7 +169,7 @@ class Stepper:
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         try:
-            late = _evaluates(args, kwargs)
+            late = evaluates(args, kwargs)
             if self._sampling is not None:
                 self._measure(optimizer, late=late)
             elif not late:
@@ -174,13 +180,13 @@ class Stepper:
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         try:
             sampling = self._sampling
-            if sampling is None and _evaluates(args, kwargs):
+            if sampling is None and evaluates(args, kwargs):
                 self._look(optimizer)
             if sampling is not None:
                 update = sampling.updates.pop(id(optimizer), None)
                 if update is not None:
                     self._see_passes(sampling, optimizer)  # of a loss evaluated by the optimizer
-                    sums = _unscaled(update.after(), optimizer)
+                    sums = unscaled(update.after(), optimizer)
                     sampling.sums += sums
                     if self._glances:
                         self._glance(optimizer)
@@ -208,7 +214,7 @@ class Stepper:
         for model, its in zip(self.models, passes, strict=True):
             model.spots = its.spots
         window = Window(passes, self._failed)
-        held = [p for o in self.optimizers for p in _parameters(o)]
+        held = [p for o in self.optimizers for p in parameters_of(o)]
         self._sampling = _Sampling(window, passes, {}, [], {}, Clipping(held, self.ranks))
 
     def _measure(self, optimizer: torch.optim.Optimizer, *, late: bool) -> None:
@@ -217,7 +223,7 @@ class Stepper:
         self._see_passes(sampling, optimizer)
         if not late:
             sampling.clipping.at_update(self.scaling.scale())
-        parameters = _parameters(optimizer)
+        parameters = parameters_of(optimizer)
         self._reused |= not all(gradient.intact for gradient in self._earlier.values())
         pairs = zip(self.models, sampling.passes, strict=True)
         held = [one for m, p in pairs for one in m.held(p.parameters, parameters)]
@@ -228,7 +234,7 @@ class Stepper:
 
     def _see_passes(self, sampling: _Sampling, optimizer: torch.optim.Optimizer | None) -> None:
         """Passes of the models that this optimizer updates; of all where none is known."""
-        mine = None if optimizer is None else {id(p) for p in _parameters(optimizer)}
+        mine = None if optimizer is None else {id(p) for p in parameters_of(optimizer)}
         for model, passes in zip(self.models, sampling.passes, strict=True):
             if mine is not None and mine.isdisjoint(id(p) for p in passes.trained):
                 continue
@@ -247,7 +253,7 @@ class Stepper:
         self, optimizer: torch.optim.Optimizer, sums: Mapping[int, Sums] | None = None
     ) -> None:
         """Keep the gradients for the next step, to compare with."""
-        parameters = _parameters(optimizer)
+        parameters = parameters_of(optimizer)
         known = self._sampling.whole if self._sampling is not None else None
         whole = self.ranks.whole(parameters) if known is None else known
         for parameter in parameters:
@@ -281,7 +287,7 @@ class Stepper:
             self._earlier.clear()
             self._buffers.clear()
         step, size = self.step, len(self.sites.all)
-        numbers = {**self._pace(), **_rates(self.optimizers)}
+        numbers = {**self._pace(), **rates_of(self.optimizers)}
 
         def then(values: Values, found: dict[str, float]) -> None:
             self._sampled(step, values, numbers | found)
@@ -327,7 +333,7 @@ class Stepper:
         if not self.ranks.writes:
             return
         for optimizer in self.optimizers:
-            mine = {id(p) for p in _parameters(optimizer)}
+            mine = {id(p) for p in parameters_of(optimizer)}
             here = {s: p for s, p in largest.items() if id(p) in mine}
             if here and len({p.device for p in here.values()}) == 1:
                 places = np.asarray(list(here), np.int64)
@@ -374,39 +380,3 @@ def _placed(row: Row, places: NDArray[np.int64], size: int) -> Floats:
 
 def _or_inf(values: NDArray[Any]) -> NDArray[Any]:
     return values if np.isfinite(values.sum()) else np.where(np.isfinite(values), values, np.inf)
-
-
-def _evaluates(args: Any, kwargs: Any) -> bool:
-    """Whether `optimizer.step` was given a function that evaluates the loss."""
-    return any(callable(given) for given in (*args[1:], *kwargs.values()))  # args[0] is itself
-
-
-def _unscaled(sums: list[Sums], optimizer: torch.optim.Optimizer) -> list[Sums]:
-    """Take out a loss scale that is left to the optimizer's own kernel."""
-    scale = getattr(optimizer, "grad_scale", None)
-    if isinstance(scale, Tensor):
-        factor = 1 / (float(scale) if scale.device.type == "cpu" else scale.double())
-        for one in sums:
-            one.gradient = one.gradient * factor * factor
-            one.decrease = None if one.decrease is None else one.decrease * factor
-            one.before = one.product = None
-    return sums
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _rates(optimizers: Sequence[torch.optim.Optimizer]) -> Mapping[str, float]:
-    """Largest learning rate of each optimizer's groups, where it is known without a wait."""
-    found = {}
-    for i, optimizer in enumerate(optimizers):
-        rates = [group.get("lr") for group in optimizer.param_groups]
-        known = [
-            float(r)
-            for r in rates
-            if isinstance(r, (int, float)) or (isinstance(r, Tensor) and r.device.type == "cpu")
-        ]
-        if known:
-            found["learning_rate" if i == 0 else f"learning_rate/{i + 1}"] = max(known)
-    return found

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from signalprop.capture.observe import unwrapped
-from signalprop.diagnosis.learning import plain_optimizer
 from signalprop.errors import SignalpropError
+from signalprop.watching import given
 from signalprop.watching.actions import Actions, Checkpoints, StopTraining
-from signalprop.watching.file.reader import Run
 from signalprop.watching.file.writer import RunWriter
 from signalprop.watching.models import Sites, Watched, named, wrappers
 from signalprop.watching.passes.window import unwarned
@@ -150,15 +149,15 @@ class Watch:
         if mode not in ("new", "overwrite", "resume"):
             raise SignalpropError(f"mode={mode!r} is none of 'new', 'overwrite', 'resume'")
         models = named(model)
-        optimizers = _optimizers(optimizer)
-        _check_held([unwrapped(m) for _, m in models], optimizers)
-        path = None if to is None else free(Path(to)) if mode == "new" else Path(to)
+        optimizers = given.optimizers(optimizer)
+        given.check_held([unwrapped(m) for _, m in models], optimizers)
+        path = None if to is None else given.free(Path(to)) if mode == "new" else Path(to)
         actions = Actions(
             on,
             checkpoint=None if path is None else Checkpoints(path, dict(models), optimizers),
             codes=[rule.rule.code for rule in judge.rules],
         )
-        first = _start(start, path, mode)
+        first = given.first_step(start, path, mode)
         self._closed = False
         self._scalars: dict[int, dict[str, float]] = {}
         self._gradients: dict[int, NDArray[np.float64]] = {}
@@ -390,71 +389,5 @@ class Watch:
             mode=mode,
             log=[s.name for s in STATISTICS.values() if s.log],
             max_bytes=max_bytes,
-            meta={
-                "model": ", ".join(_said(name, unwrapped(m)) for name, m in models),
-                "parameters": sum(p.numel() for _, m in models for p in m.parameters()),
-                "optimizer": ", ".join(type(o).__name__ for o in optimizers),
-                "every": every,
-                **({"ranks": self._ranks.world} if self._ranks.world > 1 else {}),
-                "torch": torch.__version__,
-            },
+            meta=given.facts(models, optimizers, every, self._ranks.world),
         )
-
-
-def _start(start: int | None, to: Path | None, mode: str) -> int:
-    if start is not None:
-        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
-            raise SignalpropError(f"start={start!r} must be the number of a step, 0 or more")
-        return start
-    if mode != "resume" or to is None or not to.is_file():
-        return 0
-    try:
-        with Run(to) as run:
-            steps = run.steps
-            return int(steps[-1]) + 1 if len(steps) else 0
-    except SignalpropError:
-        return 0  # the writer will say what is wrong with it
-
-
-def free(path: Path) -> Path:
-    """The path, or the first of `run-2.sp`, `run-3.sp`, ... that does not exist."""
-    if not path.exists():
-        return path
-    return next(
-        p
-        for k in range(2, 1 << 30)
-        if not (p := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists()
-    )
-
-
-def _said(name: str, model: torch.nn.Module) -> str:
-    return f"{name}: {type(model).__name__}" if name else type(model).__name__
-
-
-def _optimizers(given: Any) -> list[torch.optim.Optimizer]:
-    several = list(given) if isinstance(given, (list, tuple)) else [given]
-    found = []
-    for one in several:
-        if one is None:
-            continue
-        plain = plain_optimizer(one)
-        if not isinstance(plain, torch.optim.Optimizer):
-            raise SignalpropError(
-                f"expected a torch.optim.Optimizer, got {type(one).__name__}; give None and call "
-                "run.step() after each update"
-            )
-        found.append(plain)
-    return found
-
-
-def _check_held(
-    models: Sequence[torch.nn.Module], optimizers: Sequence[torch.optim.Optimizer]
-) -> None:
-    own = {id(p) for m in models for p in m.parameters()}
-    for optimizer in optimizers:
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        if held and not any(id(p) in own for p in held):
-            raise SignalpropError(
-                f"{type(optimizer).__name__} holds no parameter of the model; give the optimizer "
-                "that was made with model.parameters()"
-            )
