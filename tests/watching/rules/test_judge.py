@@ -33,7 +33,7 @@ def test_what_a_rule_says_of_itself(rule):
         assert f"`{name}`" in about, name
     assert set(rule.rule.cures) <= set(CATALOGUE)
     assert len(set(rule.rule.cures)) == len(rule.rule.cures)
-    scalars = {"loss", "learning_rate", "skipped", "loss_scale"}
+    scalars = {"loss", "learning_rate", "skipped", "loss_scale", "seconds", "page_faults"}
     assert {*rule.rule.needs, *rule.rule.wants} <= set(STATISTICS) | scalars
     assert rule.rule.needs or rule.rule.wants
 
