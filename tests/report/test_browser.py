@@ -1,34 +1,12 @@
 """The page in a real browser: it draws, it is silent, and it asks for nothing."""
 
 import re
-import shutil
 
 import pytest
+from tests.report.chromium import needs_browser
 from tests.report.samples import deep, diagnosed, named_badly, traced
 
-CHROMIUM = shutil.which("chromium")
-try:
-    from playwright.sync_api import sync_playwright
-except ImportError:
-    sync_playwright = None
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path"),
-    pytest.mark.skipif(sync_playwright is None, reason="playwright is not installed"),
-]
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 from tests.report import spectra_samples as samples
-from tests.report.test_browser import browser, drawn, pytestmark, visit  # noqa: F401
+from tests.report.test_browser import drawn, pytestmark, visit  # noqa: F401
 
 from signalprop.report.theory.result import around
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from tests.report import time_samples as samples
 from tests.report.samples import deep
-from tests.report.test_browser import browser, drawn, pytestmark, visit  # noqa: F401
+from tests.report.test_browser import drawn, pytestmark, visit  # noqa: F401
 from tests.report.time_samples import curve, horizons
 
 

@@ -304,7 +304,7 @@ class _Shape:
         out["gradient_norm"] = np.where(held, _root(gradient), np.nan)
         out["update_norm"] = np.where(changed, _root(change), np.nan)
         ratio = out["update_norm"] / out["weight_norm"]
-        out["update_ratio"] = np.where(changed & (weight > 0), _or_inf(ratio), np.nan)
+        out["update_ratio"] = np.where(changed & (weight > 0), or_inf(ratio), np.nan)
         total = np.zeros(int(self.model_of.max(initial=-1)) + 1)
         np.add.at(total, self.model_of[changed], decrease[changed])
         share = decrease / total[self.model_of]
@@ -335,13 +335,15 @@ class _Shape:
         return out
 
 
-def _or_inf(values: Floats) -> Floats:
+def or_inf(values: NDArray[Any]) -> NDArray[Any]:
     """What is not finite as inf: nan means that it was not measured."""
+    if np.isfinite(values.sum()):
+        return values
     return np.where(np.isfinite(values), values, np.inf)
 
 
 def _root(square: Floats) -> Floats:
-    return _or_inf(np.sqrt(square))
+    return or_inf(np.sqrt(square))
 
 
 def _finite(value: float) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from signalprop.memory import page_faults
-from signalprop.watching.collect import Step, Values, collect
+from signalprop.watching.collect import Step, Values, collect, or_inf
 from signalprop.watching.models import Sites, Watched
 from signalprop.watching.passes.tally import Tally
 from signalprop.watching.passes.window import Passes, Window
@@ -352,7 +352,7 @@ class Stepper:
             return
         if self._now is None:
             self._now = np.full(len(self.sites.all), np.nan)
-        self._now[places] = _or_inf(found.numpy())
+        self._now[places] = or_inf(found.numpy())
 
     def _bring(self, most: int = 1) -> None:
         """Bring over what waits on an accelerator, if it is so much."""
@@ -374,9 +374,5 @@ class Stepper:
 
 def _placed(row: Row, places: NDArray[np.int64], size: int) -> Floats:
     out = np.full(size, np.nan)
-    out[places] = _or_inf(row)
+    out[places] = or_inf(row)
     return out
-
-
-def _or_inf(values: NDArray[Any]) -> NDArray[Any]:
-    return values if np.isfinite(values.sum()) else np.where(np.isfinite(values), values, np.inf)

@@ -2,42 +2,20 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from tests.report.chromium import needs_browser
 from tests.report.live.serving import Served
 from tests.report.run import samples
 
 from signalprop.watching.file.reader import Run
 from signalprop.watching.file.writer import RunWriter
 
-CHROMIUM = shutil.which("chromium")
-try:
-    from playwright.sync_api import sync_playwright
-except ImportError:
-    sync_playwright = None
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path"),
-    pytest.mark.skipif(sync_playwright is None, reason="playwright is not installed"),
-]
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+pytestmark = needs_browser
 
 
 class Visit:
