@@ -11,7 +11,8 @@ def test_versions_and_settings(monkeypatch):
     found = show_config()
     assert found.versions["signalprop"] == sp.__version__
     assert found.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert found.settings["compiled recurrent loops"] == "off (SIGNALPROP_COMPILED=0)"
+    for part in ("compiled recurrent loops", "compiled sums"):
+        assert found.settings[part] == "off (SIGNALPROP_COMPILED=0)"
     assert found.settings["devices"].startswith("cpu")
     assert str(torch.get_num_threads()) in found.settings["threads"]
 

@@ -57,7 +57,8 @@ def show_config() -> Config:
     """
     import torch
 
-    from signalprop.recurrent.compiled.build import status
+    from signalprop.compiled import sums
+    from signalprop.recurrent.compiled import loops
 
     versions = {
         "signalprop": metadata.version("signalprop"),
@@ -71,7 +72,8 @@ def show_config() -> Config:
         "CPU kernels": torch.backends.cpu.get_cpu_capability(),
         "oneDNN": "available" if torch.backends.mkldnn.is_available() else "missing",
         "freed memory": memory_setting(),
-        "compiled recurrent loops": status(),
+        "compiled recurrent loops": loops.LIBRARY.status(),
+        "compiled sums": sums.LIBRARY.status(),
         "Triton": "available" if find_spec("triton") else "missing",
     }
     return Config(versions, settings)

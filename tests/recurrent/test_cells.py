@@ -8,7 +8,7 @@ from signalprop.recurrent.cells.lstm import LSTM
 from signalprop.recurrent.cells.products import Product, sigmoids
 from signalprop.recurrent.cells.record import Deltas
 from signalprop.recurrent.cells.rnn import RNN
-from signalprop.recurrent.compiled import build
+from signalprop.recurrent.compiled.loops import LIBRARY
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)[..., None]
 
@@ -50,8 +50,8 @@ CELLS = {
 @pytest.fixture(autouse=True, params=["pure", "compiled"])
 def _way(request, monkeypatch):
     monkeypatch.setenv("SIGNALPROP_COMPILED", "0" if request.param == "pure" else "1")
-    if request.param == "compiled" and build.library() is None:
-        pytest.skip(build.status())
+    if request.param == "compiled" and LIBRARY.get() is None:
+        pytest.skip(LIBRARY.status())
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "ended"])

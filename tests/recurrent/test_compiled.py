@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from tests.recurrent.test_deltas import twin
@@ -15,7 +11,7 @@ from signalprop.errors import SignalpropError
 from signalprop.recurrent import record
 from signalprop.recurrent.cells import gru, lstm, rnn
 from signalprop.recurrent.cells.lstm import Steps
-from signalprop.recurrent.compiled import build, loops
+from signalprop.recurrent.compiled import loops
 from signalprop.recurrent.stepwise import Stepwise
 
 KINDS = ("LSTM", "GRU", "tanh", "relu", "projected")
@@ -25,8 +21,8 @@ KINDS = ("LSTM", "GRU", "tanh", "relu", "projected")
 def compiled(monkeypatch):
     """There is a library, and it is what runs."""
     monkeypatch.delenv("SIGNALPROP_COMPILED", raising=False)
-    if build.library() is None:
-        pytest.skip(f"no compiled loops here: {build.status()}")
+    if loops.LIBRARY.get() is None:
+        pytest.skip(f"no compiled loops here: {loops.LIBRARY.status()}")
 
     def fail(*args):
         raise AssertionError("pure torch has run")
@@ -205,95 +201,18 @@ def ran(monkeypatch):
 def test_switched_off(monkeypatch):
     monkeypatch.setenv("SIGNALPROP_COMPILED", "0")
     assert ran(monkeypatch)
-    assert build.status() == "off (SIGNALPROP_COMPILED=0)"
+    assert loops.LIBRARY.status() == "off (SIGNALPROP_COMPILED=0)"
 
 
-@pytest.fixture
-def fresh(monkeypatch, tmp_path):
+def test_no_compiler(monkeypatch, tmp_path):
     monkeypatch.delenv("SIGNALPROP_COMPILED", raising=False)
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "kept"))
-    return tmp_path
-
-
-def test_no_compiler(monkeypatch, fresh):
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(fresh))
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert ran(monkeypatch)
-    assert build.status() == "not built: no compiler (c++, g++, clang++) on the PATH"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
-def test_a_compiler_that_fails_or_makes_rubbish(monkeypatch, fresh, capfd):
-    for name, text in {
-        "fails": "echo lots of words; echo 'cells.cpp:1: error: it is broken' >&2; exit 1",
-        "lies": 'while [ $# -gt 1 ]; do shift; done; echo rubbish > "$1"',
-    }.items():
-        compiler = fresh / name
-        compiler.write_text(f"#!/bin/sh\n{text}\n")
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
-        assert ran(monkeypatch)
-        assert build.status().startswith("not built: ")
-    monkeypatch.setenv("CXX", str(fresh / "fails"))
-    assert "it is broken" in build.status()
-    assert capfd.readouterr() == ("", "")
-    assert not list((fresh / "kept").rglob("cells*"))
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """A compiler that is there, and need not work hard."""
-    monkeypatch.delenv("SIGNALPROP_COMPILED", raising=False)
-    command = build._compiler(*build._surroundings()[:2])
-    if build.library() is None or isinstance(command, str):
-        pytest.skip(f"no compiled loops here: {build.status()}")
-    monkeypatch.setenv("CXX", f"{command[0]} -O0")
-
-
-def test_no_folder_to_keep_it_in(quick, fresh):
-    """A file stands where the folder should be: built for this process alone."""
-    (fresh / "kept").write_text("")
-    assert build.library() is not None
-    assert build.status() == "built (for this process)"
-
-
-PROGRAM = """
-import torch
-from signalprop.recurrent.compiled import build
-before = build.status()
-assert build.ready() is False
-assert build.library() is not None, build.status()
-assert build.ready()
-assert before.startswith("built on first use") and build.status().startswith("built (")
-"""
-
-
-def test_two_processes_build_at_once_and_say_nothing(quick, fresh):
-    folder = fresh / "both"
-    given = os.environ | {"TORCH_EXTENSIONS_DIR": str(folder)}
-    pair = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], env=given, stdout=-1, stderr=-1, text=True
-        )
-        for _ in range(2)
-    ]
-    for process in pair:
-        assert process.communicate(timeout=120) == ("", "")
-        assert process.returncode == 0
-    assert [p.suffix for p in (folder / "signalprop").iterdir()] == [".so"]
-
-
-def test_a_damaged_library_is_built_again(quick, fresh):
-    command = build._compiler(*build._surroundings()[:2])
-    kept = fresh / "kept" / "signalprop" / build._name(tuple(command), build._runtime())
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(b"half of it")
-    assert build.ready()
-    assert kept.read_bytes() != b"half of it"
 
 
 def test_what_the_loops_cannot_take(monkeypatch):
-    monkeypatch.setattr(build, "library", lambda: object())
+    monkeypatch.setattr(loops.LIBRARY, "get", lambda: object())
     x = torch.randn(3, 3)
     assert loops.fits(x, x, None, nn.Parameter(x))
     assert not loops.fits(x.bfloat16())

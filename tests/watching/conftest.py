@@ -4,6 +4,8 @@ import logging
 
 import pytest
 
+from signalprop.compiled import sums
+
 
 @pytest.fixture(autouse=True)
 def heard():
@@ -16,3 +18,14 @@ def heard():
     logger.disabled, logger.propagate = before[:2]
     logger.setLevel(before[2])
     logging.disable(before[3])
+
+
+@pytest.fixture(params=["compiled", "pure"])
+def each_way(request, monkeypatch):
+    """With the compiled sums, and without."""
+    monkeypatch.setenv("SIGNALPROP_COMPILED", "0" if request.param == "pure" else "1")
+    sums.functions.cache_clear()
+    if request.param == "compiled" and sums.functions() is None:
+        pytest.skip(sums.LIBRARY.status())
+    yield
+    sums.functions.cache_clear()

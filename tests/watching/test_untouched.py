@@ -36,6 +36,7 @@ def nothing_left(*models_and_optimizers):
             assert not p._backward_hooks
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_loop(kind, tmp_path):
     losses, weights, state, _ = train(kind, False)

@@ -14,6 +14,8 @@ import signalprop as sp
 from signalprop.watching.file.reader import Run
 from signalprop.watching.watch import watch
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 NAMES = [
     "mlp-relu-he-10", "resnet-a", "gpt2", "conv-bn", "lstm", "vit", "mlp-tanh-glorot-10", "bert",
 ]  # fmt: skip
@@ -307,3 +309,31 @@ def test_a_fused_optimizer_that_unscales_and_skips_by_itself(tmp_path):
             if scale is not None:
                 assert written.scalars()["skipped"][1].tolist() == [0, 0, 1, 1]
     assert np.allclose(norms[None], norms[1024.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 9), (6, 9, 40), (6, 9, 5, 5)], ids=str)
+@pytest.mark.parametrize(
+    "activation",
+    [nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Softsign, nn.ReLU, nn.ReLU6],
+)
+def test_units_that_are_lost(activation, shape, tmp_path):
+    """Dead and saturated shares of units are those of a trace, whatever the activation."""
+    torch.manual_seed(0)
+    kind = {2: nn.Identity, 3: nn.Conv1d, 4: nn.Conv2d}[len(shape)]
+    first = nn.Linear(9, 9) if kind is nn.Identity else kind(9, 9, 1)
+    with torch.no_grad():  # from units that are never lost to such that always are
+        first.weight.mul_(torch.logspace(-1, 2, 9).view(-1, *[1] * (first.weight.ndim - 1)))
+        first.bias.copy_(torch.linspace(-30, 30, 9))
+    model = nn.Sequential(first, activation())
+    x = torch.randn(shape)
+    trace = sp.trace(model, x, lambda y: y.square().mean())
+    site = trace.sites["1"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with watch(model, optimizer, every=1, to=tmp_path / "run.sp"):
+        model(x).square().mean().backward()
+        optimizer.step()
+    name = "dead" if activation in (nn.ReLU, nn.ReLU6) else "saturated"
+    with Run(tmp_path / "run.sp") as run:
+        found = run.values(name).mean[0][[s.name for s in run.sites].index("1")]
+    assert found == pytest.approx(getattr(site.activation, name))
+    assert 0 < found < 1

@@ -353,6 +353,23 @@ _ENDS = {
 }
 
 
+def ends(op: str) -> tuple[float, float] | None:
+    """Outputs of a bounded activation below and above which its slope is lost.
+
+    Args:
+        op: which.
+
+    Returns:
+        None where they depend on more than the activation's name.
+    """
+    if op == "hardsigmoid":
+        return 2.0**-126, 1 - 2.0**-24  # neighbours of 0 and 1 in float32
+    end = _ENDS.get(op)
+    if end is None:
+        return None
+    return ((1 - end) / 2, (1 + end) / 2) if op == "sigmoid" else (-end, end)
+
+
 def saturated_units(x: Tensor, op: str, unit_dim: int) -> Tensor:
     """How many units have lost their slope in 3/4 of their observations, told from the output."""
     return (saturated_share(x, op, unit_dim) > SATURATED_OBSERVATIONS).sum()

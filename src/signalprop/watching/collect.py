@@ -17,21 +17,12 @@ from signalprop.capture.statistics import SATURATED_OBSERVATIONS
 from signalprop.watching.file.schema import RunSite
 from signalprop.watching.passes.tally import Tally, Vector
 from signalprop.watching.ranks.alone import Joint, Layout, Ranks
+from signalprop.watching.table import SUMS, TALLY, Numbers, Table, Values
 from signalprop.watching.transfer import Number, Transfer
-from signalprop.watching.updates.update import Sums
+from signalprop.watching.updates.parameter import Sums
 
-Floats = NDArray[np.float64]
-Values = dict[str, Floats]
-Numbers = dict[str, float]
-
-#: numbers per tally, in this order
-_TALLY = ("count", "square", "delta_count", "delta_square", "passes")
-#: numbers per site with attention, in this order
-_ATTENTION = ("passes", "most", "entropy", "heads")
-#: numbers per parameter, in this order
-_SUMS = ("weight", "gradient", "change", "decrease", "before", "product")
 _COPIED = ("change", "decrease")
-_tally, _sums = attrgetter(*_TALLY), attrgetter(*_SUMS)
+_tally, _sums = attrgetter(*TALLY), attrgetter(*SUMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,35 +72,42 @@ def collect(
     else:
         for one in seen:
             one.take(iter(one.vectors()))
-    shares = [ranks.share(one.parameter, joint=joint.parameters) for one in step.sums]
-    wanted = [joint.copied or n not in _COPIED for n in _SUMS]
-    measured: list[bool] = []
     of_sites = [n for one in seen for n in one.numbers]
-    of_parameters: list[Number] = []
-    for one, share in zip(step.sums, shares, strict=True):
-        for number, want in zip(_sums(one), wanted, strict=True):
-            there = number is not None and want and share > 0
-            measured.append(there)
-            of_parameters.append(number * share if there else math.nan)
+    found = [n for one in step.sums for n in _sums(one)]
+    if ranks.world > 1:
+        found = _shared(found, step.sums, ranks, joint)
+    of_parameters = [math.nan if n is None else n for n in found]
     largest = [n for one in seen for n in one.largest]
     numbers, order = _joined(ranks, joint, of_sites, of_parameters, largest)
     if not ranks.writes:
         return
-    shape = _Shape(
+    tallies = [one.tally for one in seen]
+    table = Table(
         len(step.model_of),
         np.asarray([one.place for one in seen], np.int64),
-        [one.tally.attention is not None for one in seen],
-        [(one.tally.alive is not None, one.tally.saturated is not None) for one in seen],
+        np.asarray([tally.attention is not None for tally in tallies], bool),
+        np.asarray([tally.alive is not None for tally in tallies], bool),
+        np.asarray([tally.saturated is not None for tally in tallies], bool),
         np.asarray([one.site for one in step.sums], np.int64),
-        np.asarray(measured, bool).reshape(-1, len(_SUMS)),
+        np.asarray([n is not None for n in found], bool).reshape(-1, len(SUMS)),
         np.asarray(step.model_of, np.int64),
         ranks.averaged,
         order,
     )
     transfer.start(
         [step.loss_scale, _or_nan(step.skipped), _or_nan(step.clipped), *numbers],
-        lambda row: then(*shape.statistics(row)),
+        lambda row: then(*table.statistics(row)),
     )
+
+
+def _shared(
+    numbers: Sequence[Number | None], sums: Sequence[Sums], ranks: Ranks, joint: Joint
+) -> list[Number | None]:
+    """This rank's part of the sums over parameters; None for what is not part of the whole."""
+    shares = [ranks.share(one.parameter, joint=joint.parameters) for one in sums]
+    wanted = [joint.copied or name not in _COPIED for name in SUMS]
+    parts = [(share if want else 0.0) for share in shares for want in wanted]
+    return [n * p if n is not None and p > 0 else None for n, p in zip(numbers, parts, strict=True)]
 
 
 def _joined(
@@ -198,11 +196,11 @@ class _Seen:
         units: list[Number] = []
         if tally.alive is not None:
             alive = next(joined)
-            units += [_count(alive == 0), float(alive.shape[0])]
+            units += [_count(alive == 0), alive.shape[0]]
         if tally.saturated is not None:
             saturated = next(joined)
             limit = SATURATED_OBSERVATIONS * saturated[-1]
-            units += [_count(saturated[:-1] > limit), float(saturated.shape[0] - 1)]
+            units += [_count(saturated[:-1] > limit), saturated.shape[0] - 1]
         if tally.attention is not None:
             entropy = next(joined)
             mean = entropy[:-1] / entropy[-1]
@@ -221,7 +219,7 @@ def _with(vector: Vector, last: float) -> Vector:
 
 def _count(mask: Any) -> Number:
     """How many are true."""
-    return mask.sum() if isinstance(mask, Tensor) else float(np.count_nonzero(mask))
+    return mask.sum() if isinstance(mask, Tensor) else int(np.count_nonzero(mask))
 
 
 def _number(x: Any) -> Number:
@@ -230,121 +228,3 @@ def _number(x: Any) -> Number:
 
 def _or_nan(number: Number | None) -> Number:
     return math.nan if number is None else number
-
-
-@dataclass(frozen=True, eq=False)
-class _Shape:
-    """Where in a row of numbers everything lies."""
-
-    size: int
-    places: NDArray[np.int64]
-    attention: list[bool]
-    units: list[tuple[bool, bool]]
-    owners: NDArray[np.int64]
-    measured: NDArray[np.bool_]
-    model_of: NDArray[np.int64]
-    averaged: float
-    order: NDArray[np.int64] | None
-
-    def statistics(self, row: Floats) -> tuple[Values, Numbers]:
-        """Every statistic, and numbers of the whole."""
-        (scale, skipped, clipped), row = row[:3], row[3:]
-        if self.order is not None:
-            row = row[self.order]
-        out: Values = {}
-        with np.errstate(all="ignore"):
-            row = self._passes(row, scale * self.averaged, out)
-            row, gradient = self._weights(row, out)
-            self._largest(row, out)
-        whole: Numbers = {}
-        if not math.isnan(skipped):
-            whole = {"loss_scale": float(scale), "skipped": float(skipped)}
-        if 0 < clipped < math.inf and clipped != 1:
-            whole["clipped"] = float(clipped)
-            gradient /= clipped
-        return out, whole | {"gradient_norm": gradient}
-
-    def _put(self, out: Values, name: str, place: int, value: float) -> None:
-        if name not in out:
-            out[name] = np.full(self.size, np.nan)
-        out[name][place] = value
-
-    def _passes(self, row: Floats, scale: float, out: Values) -> Floats:
-        width = len(_TALLY)
-        at = 0
-        table = np.empty((len(self.places), width))
-        for i, place in enumerate(self.places):
-            table[i] = row[at : at + width]
-            at += width
-            if self.attention[i]:
-                passes, most, entropy, heads = row[at : at + len(_ATTENTION)]
-                at += len(_ATTENTION)
-                self._put(out, "attention_entropy", int(place), _finite(entropy / heads))
-                self._put(out, "attention_entropy_most", int(place), most / passes)
-            for there, name in zip(self.units[i], ("dead", "saturated"), strict=True):
-                if there:
-                    held, number = row[at : at + 2]
-                    at += 2
-                    self._put(out, name, int(place), held / number)
-        count, square, delta_count, delta_square, _ = table.T
-        out["activation_rms"] = self._spread(_root(square / count), count > 0)
-        for name in {"dead", "saturated"} & out.keys():  # of what is no number nothing is dead
-            out[name][np.isinf(out["activation_rms"])] = np.nan
-        out["delta_rms"] = self._spread(_root(delta_square / delta_count) / scale, delta_count > 0)
-        return row[at:]
-
-    def _weights(self, row: Floats, out: Values) -> tuple[Floats, float]:
-        width = len(_SUMS)
-        table = row[: width * len(self.owners)].reshape(-1, width)
-        sums = np.zeros((self.size, width))
-        np.add.at(sums, self.owners, np.where(self.measured, table, 0.0))
-        held, changed, compared = (self._sites(self.measured[:, column]) for column in (0, 2, 4))
-        weight, gradient, change, decrease, before, product = sums.T
-        out["weight_norm"] = np.where(held, _root(weight), np.nan)
-        out["gradient_norm"] = np.where(held, _root(gradient), np.nan)
-        out["update_norm"] = np.where(changed, _root(change), np.nan)
-        ratio = out["update_norm"] / out["weight_norm"]
-        out["update_ratio"] = np.where(changed & (weight > 0), or_inf(ratio), np.nan)
-        total = np.zeros(int(self.model_of.max(initial=-1)) + 1)
-        np.add.at(total, self.model_of[changed], decrease[changed])
-        share = decrease / total[self.model_of]
-        out["learning_share"] = np.where(changed & np.isfinite(share), share, np.nan)
-        noise = (gradient + before - 2 * product) / 2
-        out["gradient_snr"] = np.where(compared & (noise > 0), product / noise, np.nan)
-        every = len(table) and self.measured[:, 1].all()
-        whole = float(np.sqrt(table[:, 1].sum())) if every else np.nan
-        return row[width * len(self.owners) :], whole
-
-    def _sites(self, measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Sites of which some parameter was measured."""
-        found = np.zeros(self.size, bool)
-        found[self.owners[measured]] = True
-        return found
-
-    def _largest(self, row: Floats, out: Values) -> None:
-        at = 0
-        for place, attention in zip(self.places, self.attention, strict=True):
-            if attention:
-                self._put(out, "attention_logit", int(place), _finite(row[at]))
-                self._put(out, "attention_entropy_lowest", int(place), _finite(-row[at + 1]))
-                at += 2
-
-    def _spread(self, values: Floats, known: NDArray[np.bool_]) -> Floats:
-        out = np.full(self.size, np.nan)
-        out[self.places[known]] = values[known]
-        return out
-
-
-def or_inf(values: NDArray[Any]) -> NDArray[Any]:
-    """What is not finite as inf: nan means that it was not measured."""
-    if np.isfinite(values.sum()):
-        return values
-    return np.where(np.isfinite(values), values, np.inf)
-
-
-def _root(square: Floats) -> Floats:
-    return or_inf(np.sqrt(square))
-
-
-def _finite(value: float) -> float:
-    return value if np.isfinite(value) else np.inf

@@ -16,7 +16,7 @@ from signalprop.watching.file.schema import RunSite
 from signalprop.watching.passes.light import LightRecorder
 from signalprop.watching.passes.spots import Spots
 from signalprop.watching.passes.tally import Tally
-from signalprop.watching.updates.update import Held
+from signalprop.watching.updates.parameter import Held
 
 _LOG = logging.getLogger("signalprop")
 _UNSEEN = (

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from signalprop.memory import page_faults
-from signalprop.watching.collect import Step, Values, collect, or_inf
+from signalprop.watching.collect import Step, collect
 from signalprop.watching.models import Sites, Watched
 from signalprop.watching.passes.tally import Tally
 from signalprop.watching.passes.window import Passes, Window
 from signalprop.watching.random import RandomStates
 from signalprop.watching.ranks.alone import Ranks
 from signalprop.watching.scaling import Scaling
-from signalprop.watching.sums import Operand
+from signalprop.watching.table import Values, or_inf
 from signalprop.watching.transfer import Row, Transfer
 from signalprop.watching.updates.clipping import Clipping
 from signalprop.watching.updates.optimizers import (
@@ -34,8 +34,9 @@ from signalprop.watching.updates.optimizers import (
     rates_of,
     unscaled,
 )
+from signalprop.watching.updates.parameter import Gradient, Sums
 from signalprop.watching.updates.probe import Glance
-from signalprop.watching.updates.update import Gradient, Sums, Update
+from signalprop.watching.updates.update import Update
 
 #: steps whose glances may wait on an accelerator before they are brought over
 WAITING = 64
@@ -99,9 +100,10 @@ class Stepper:
         self._ended, self._failed = ended, failed
         self._sampling: _Sampling | None = None
         self._earlier: dict[int, Gradient] = {}
-        self._buffers: dict[int, Operand] = {}
+        self._rooms: dict[int, Tensor] = {}
         self._reused = False  # whether the memory of gradients is written to again
         self._glances: dict[int, tuple[NDArray[np.int64], Glance]] = {}
+        self._chosen: list[tuple[int, int]] = []
         self._now: Floats | None = None
         self._waiting: list[tuple[int, Tensor, Callable[[Row], None]]] = []
         self._under_way: deque[int] = deque()
@@ -130,7 +132,7 @@ class Stepper:
             sampling.window.close()
             sampling.clipping.close()
         self._earlier.clear()
-        self._buffers.clear()
+        self._rooms.clear()
         self.finish()
 
     def finish(self) -> None:
@@ -228,7 +230,7 @@ class Stepper:
         pairs = zip(self.models, sampling.passes, strict=True)
         held = [one for m, p in pairs for one in m.held(p.parameters, parameters)]
         sampling.whole.update(self.ranks.whole(one.parameter for one in held))
-        update = Update(held, self._earlier, self._buffers, late=late, whole=sampling.whole)
+        update = Update(held, self._earlier, self._rooms, late=late, whole=sampling.whole)
         sampling.copied &= update.copied
         sampling.updates[id(optimizer)] = update
 
@@ -261,7 +263,9 @@ class Stepper:
                 copy = self._reused or self.ranks.copies
                 seen = sums.get(id(parameter)) if sums else None
                 self._earlier[id(parameter)] = Gradient.keep(
-                    whole.get(id(parameter), parameter.grad), copy=copy, known=seen
+                    whole.get(id(parameter), parameter.grad),
+                    copy=copy,
+                    square=None if seen is None else seen.gradient,
                 )
 
     def _end(self) -> None:
@@ -285,7 +289,7 @@ class Stepper:
         sampling.window.close()
         if not self._is_sampled(self.step + 1):
             self._earlier.clear()
-            self._buffers.clear()
+            self._rooms.clear()
         step, size = self.step, len(self.sites.all)
         numbers = {**self._pace(), **rates_of(self.optimizers)}
 
@@ -323,6 +327,10 @@ class Stepper:
 
     def _choose(self, sums: Sequence[Sums]) -> None:
         """Look at the largest matrix of every site from now on; at vectors where there is none."""
+        chosen = [(one.site, id(one.parameter)) for one in sums]
+        if chosen == self._chosen:
+            return
+        self._chosen = chosen
         largest: dict[int, Tensor] = {}
         matrices = [one for one in sums if one.parameter.ndim > 1]
         for one in matrices or sums:
@@ -346,13 +354,13 @@ class Stepper:
             return
         found, order = seen
         places = places[order]
-        if found.device.type != "cpu":
+        if isinstance(found, Tensor) and found.device.type != "cpu":
             step, size = self.step, len(self.sites.all)
             self.later(step, found, lambda row: self._glanced(step, _placed(row, places, size)))
             return
         if self._now is None:
             self._now = np.full(len(self.sites.all), np.nan)
-        self._now[places] = or_inf(found.numpy())
+        self._now[places] = or_inf(found.numpy()) if isinstance(found, Tensor) else found
 
     def _bring(self, most: int = 1) -> None:
         """Bring over what waits on an accelerator, if it is so much."""

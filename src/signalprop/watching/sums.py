@@ -1,6 +1,7 @@
 """Sums over a tensor's elements in the range of float64, with no wait for the device.
 
-Small float32 tensors on a CPU are read by numpy, whose calls cost a fraction of torch's.
+float32 tensors on a CPU are read by the compiled functions; where there are none, small ones by
+numpy, whose calls cost a fraction of torch's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from signalprop.capture import statistics
 from signalprop.capture.statistics import Scalar
+from signalprop.compiled import sums as compiled
+from signalprop.compiled.sums import is_flat
 
 #: sums of products of float32 within these bounds have lost nothing to under- or overflow
 LEAST, MOST = 1e-28, 1e30
@@ -19,22 +22,7 @@ LEAST, MOST = 1e-28, 1e30
 RUN = 1 << 22
 #: elements up to which numpy is the quicker, and takes no threads of its own
 SMALL = 1 << 13
-#: classes that are what they seem; others may lie on several ranks, or nowhere
-PLAIN = (Tensor, torch.nn.Parameter)
-
 Operand = NDArray[np.float32] | Tensor
-
-
-def is_flat(x: Tensor) -> bool:
-    """Whether it is a plain float32 tensor on a CPU that lies in one piece."""
-    return (
-        type(x) in PLAIN
-        and x.dtype is torch.float32
-        and x.is_cpu
-        and x.layout is torch.strided
-        and x.is_contiguous()
-        and not x.is_neg()
-    )
 
 
 def operand(x: Tensor) -> Operand:
@@ -65,7 +53,10 @@ def square_sum(x: Operand) -> Scalar:
     """
     if not isinstance(x, Tensor):
         return dot(x, x)
-    if x.dtype is torch.float32 and x.ndim == 1 and is_flat(x) and x.shape[0] <= RUN:
+    found = compiled.square_sum(x)
+    if found is not None:
+        return found
+    if x.ndim == 1 and is_flat(x) and x.shape[0] <= RUN:
         found = x.dot(x).item()
         if LEAST < found < MOST:
             return found

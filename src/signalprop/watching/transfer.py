@@ -56,8 +56,9 @@ class Transfer:
                 and nothing is under way, else from a later `poll` or `finish`.
         """
         by_device: dict[torch.device, tuple[list[slice], list[Tensor]]] = {}
-        row: list[float] = []
-        for number in numbers:
+        plain = {*map(type, numbers)} <= {float, int}  # as on a CPU: seen at a glance
+        row: list[Any] = list(numbers) if plain else []
+        for number in () if plain else numbers:
             if isinstance(number, Tensor):
                 places, tensors = by_device.setdefault(number.device, ([], []))
                 places.append(slice(len(row), len(row) + number.numel()))

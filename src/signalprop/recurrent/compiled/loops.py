@@ -5,15 +5,30 @@ What a loop is given has the form that its cell has made: only the weights' shap
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from signalprop.recurrent.compiled import build
+from signalprop.compiled.build import Library
 
 BITS = {torch.float32: 32, torch.float64: 64}
+#: threads or a flag, sizes and strides, tensors
+_FUNCTIONS = {
+    "lstm_forward": "i llll ppppppp -> i",
+    "lstm_backward": "i llll p ll pppppppppp -> i",
+    "gru_forward": "i lll pppppp -> i",
+    "gru_backward": "i lll p ll ppppppppp -> i",
+    "rnn_forward": "i lll i ppp -> i",
+    "rnn_backward": "i lll i p ll pppppp -> i",
+}
+LIBRARY = Library(
+    Path(__file__).parent,
+    ("cells.cpp", "lstm.h", "gru.h", "rnn.h", "share.h", "products.h", "vectors.h"),
+    {f"{name}_{bits}": form for name, form in _FUNCTIONS.items() for bits in BITS.values()},
+)
 
 
 def fits(weight: Tensor, *others: Tensor | None, build_now: bool = True) -> bool:
@@ -37,13 +52,13 @@ def fits(weight: Tensor, *others: Tensor | None, build_now: bool = True) -> bool
             return False
     if weight.dtype not in BITS:
         return False
-    return build.library() is not None if build_now else build.ready()
+    return LIBRARY.get() is not None if build_now else LIBRARY.ready()
 
 
 class _Loop:
     def __init__(self, name: str, w_hh: Tensor) -> None:
         self.w_hh = w_hh.detach().contiguous()
-        loaded, bits = build.library(), BITS[w_hh.dtype]
+        loaded, bits = LIBRARY.get(), BITS[w_hh.dtype]
         self._forward: Any = getattr(loaded, f"{name}_forward_{bits}")
         self._backward: Any = getattr(loaded, f"{name}_backward_{bits}")
 

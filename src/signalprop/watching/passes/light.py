@@ -8,21 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from signalprop.capture import kinds
 from signalprop.capture.kinds import Kind
 from signalprop.capture.modules import measurable, tensors_in
 from signalprop.capture.recorder import Recorder
-from signalprop.watching.passes import attention, tally
+from signalprop.watching.passes import attention
 from signalprop.watching.passes.attention import Attention
 from signalprop.watching.passes.spots import Call, Spot, Spots
 from signalprop.watching.passes.tally import Tally
 from signalprop.watching.ranks import parts
-from signalprop.watching.sums import operand, square_sum
 
 #: calls of one module in one pass that are told apart; more are steps in time, and joined
 CALLS = 32
+_WITH_UNITS = kinds.RECTIFIERS | kinds.SATURATING
 
 
 def _nothing(written: Tensor) -> None:
@@ -81,20 +82,26 @@ class LightRecorder(Recorder):
         """A module is called."""
         if not torch.is_grad_enabled():
             self._without_graph.add(id(module))
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():  # what is looked at here must not be seen
             self._enter(module, args)
-        if len(self._stack) > 1 and module._forward_hooks and _is_spread(module):
+        if module._forward_hooks and len(self._stack) > 1 and _is_spread(module):
             self._leave_last(module)
 
     def leave_module(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         """A module has returned; None where it has raised."""
-        waiting = self._last.get(id(module))
-        if waiting is not None and output is not None:
-            return
-        if waiting is not None:
-            waiting.remove()
-            del self._last[id(module)]
-        self._leave_module(module, args, output)
+        if self._last:
+            waiting = self._last.get(id(module))
+            if waiting is not None and output is not None:
+                return
+            if waiting is not None:
+                waiting.remove()
+                del self._last[id(module)]
+        self._leave_now(module, args, output)
+
+    def _leave_now(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if self._stack:
+            with torch._C.DisableTorchFunction():
+                self._leave(module, args, output)
 
     def _leave_last(self, module: torch.nn.Module) -> None:
         """See a tensor-parallel module's output after its own hooks, which add it over the ranks.
@@ -107,7 +114,7 @@ class LightRecorder(Recorder):
 
         def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
             me._last.pop(id(module)).remove()
-            me._leave_module(module, args, output)
+            me._leave_now(module, args, output)
 
         self._last[id(module)] = module.register_forward_hook(leave)
 
@@ -199,17 +206,23 @@ class LightRecorder(Recorder):
             given = next((t for _, t in tensors_in(args)), None)
         atomic = inside or spot.atomic
         if given is None:
-            self._stack.append(Call(module, spot.path, atomic, None, None, 0, spot))
+            call = Call(module, spot.path, atomic, None, None, 0, spot)
         else:
             version = -1 if given.is_inference() else given._version
-            node = given.grad_fn
-            self._stack.append(Call(module, spot.path, atomic, given, node, version, spot))
+            call = Call(module, spot.path, atomic, given, given.grad_fn, version, spot)
+        self._stack.append(call)
+        if spot.quiet and _top_mode() is self:
+            # nothing that is to be seen happens in it, and every torch function would ask us
+            call.away = True
+            _pop_mode()
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         call = self._stack.pop()
+        assert isinstance(call, Call)
+        if call.away:
+            _push_mode(self)
         if output is None or (self._stack and self._stack[-1].atomic):
             return
-        assert isinstance(call, Call)
         path, spot = call.path, call.spot
         leaf = call.atomic or spot.leaf
         for label, x in (("", output),) if type(output) is Tensor else tensors_in(output):
@@ -254,17 +267,15 @@ class LightRecorder(Recorder):
             if mine is None:
                 return
             value = mine
-        made.count, made.square = value.numel(), square_sum(operand(value))
-        units = made.op in kinds.RECTIFIERS or made.op in kinds.SATURATING
-        if not units or value.ndim < 2 or value.shape[0] < 2 or value.is_complex():
-            return
-        unit_dim = 1 if self._conv else value.ndim - 1
-        if spread is not None and any(p.is_shard() and p.dim != unit_dim for p in spread):
-            return  # other ranks have other observations of the same units
-        if made.op in kinds.RECTIFIERS:
-            made.alive = tally.alive_units(value, unit_dim)
-        else:
-            made.saturated = tally.saturated_units(value, made.op, unit_dim)
+        unit_dim = None
+        if made.op in _WITH_UNITS and value.ndim > 1 and value.shape[0] > 1:
+            unit_dim = 1 if self._conv else value.ndim - 1
+            if value.is_complex() or (
+                # other ranks have other observations of the same units
+                spread is not None and any(p.is_shard() and p.dim != unit_dim for p in spread)
+            ):
+                unit_dim = None
+        made.see(value, unit_dim)
 
     def _see_loss(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         pass
@@ -283,6 +294,11 @@ class LightRecorder(Recorder):
                 me.arrived = True
 
         return read
+
+
+def _top_mode() -> Any:
+    count = torch._C._len_torch_function_stack()
+    return torch._C._get_function_stack_at(count - 1) if count else None
 
 
 def _is_spread(module: torch.nn.Module) -> bool:

@@ -12,6 +12,7 @@ from signalprop.capture.kinds import Kind
 from signalprop.capture.modules import Tree, is_atomic, kind_by_parts, state_labels, torch_name
 from signalprop.capture.recorder import PASS_THROUGH
 from signalprop.capture.seen import Frame
+from signalprop.watching.passes import attention
 from signalprop.watching.ranks import parts
 
 
@@ -23,6 +24,7 @@ class Spot:
         path: of the module.
         atomic: whether it is one site.
         leaf: whether it has no modules of its own.
+        quiet: whether nothing that is done inside is to be seen: one of torch's own layers.
         op: operation.
         kind: what it is to the error signal; None where its output must tell.
         hands_on: whether it returns what it is given.
@@ -33,6 +35,7 @@ class Spot:
     path: str
     atomic: bool
     leaf: bool
+    quiet: bool
     op: str
     kind: Kind | None
     hands_on: bool
@@ -50,6 +53,7 @@ class Spot:
             path,
             atomic,
             not module._modules,
+            atomic and not module._modules and _is_torchs(module) and op not in attention.SEEN,
             op,
             kind,
             isinstance(module, PASS_THROUGH),
@@ -63,6 +67,7 @@ class Call(Frame):
     """A call of a module."""
 
     spot: Spot
+    away: bool = False  # whether the recorder's mode was taken off the stack meanwhile
 
     def kind(self, x: Tensor) -> Kind:
         """What the module is to the error signal, whose output is given."""
@@ -117,6 +122,10 @@ class Spots(Tree):
             m._compiled_call_impl is not None or "_orig_mod" in m._modules
             for m in self.modules.values()
         )
+
+
+def _is_torchs(module: torch.nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _held(module: torch.nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from signalprop.capture import quick, statistics
+from signalprop.capture import kinds, quick, statistics
 from signalprop.capture.kinds import Kind
 from signalprop.capture.statistics import Scalar
+from signalprop.compiled import sums as compiled
 from signalprop.watching.passes.attention import Attention
-from signalprop.watching.sums import operand, square_sum
+from signalprop.watching.sums import square_sum
 
 Vector = np.ndarray | Tensor
 
@@ -54,13 +55,41 @@ class Tally:
     delta_square: Scalar = 0.0
     attention: Attention | None = None
 
+    def see(self, x: Tensor, unit_dim: int | None) -> None:
+        """Take the sums over an activation.
+
+        Args:
+            x: of any shape.
+            unit_dim: dimension of the units, where it is to be asked which of them are alive, or
+                saturated.
+        """
+        self.count = x.numel()
+        if unit_dim is None:
+            self.square = square_sum(x)
+            return
+        rectifier = self.op in kinds.RECTIFIERS
+        ends = (-math.inf, 0.0) if rectifier else statistics.ends(self.op)
+        found = None if ends is None else compiled.count_units(x, unit_dim, *ends)
+        if found is None:
+            self.square = square_sum(x)
+            if rectifier:
+                self.alive = alive_units(x, unit_dim)
+            else:
+                self.saturated = saturated_units(x, self.op, unit_dim)
+            return
+        self.square, counts = found
+        if rectifier:
+            self.alive = np.minimum(counts, 1)
+        else:
+            self.saturated = counts * (len(counts) / self.count)
+
     def add_delta(self, delta: Tensor) -> None:
         """Add an error signal.
 
         Args:
             delta: of any shape.
         """
-        self.delta_square = self.delta_square + square_sum(operand(delta))
+        self.delta_square = self.delta_square + square_sum(delta)
         self.delta_count += delta.numel()
 
     def add(self, other: Tally) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signalprop.watching.updates.update import Sums
+from signalprop.watching.updates.parameter import Sums
 
 
 def evaluates(args: Any, kwargs: Any) -> bool:

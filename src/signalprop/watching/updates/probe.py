@@ -2,17 +2,20 @@
 
 Statistics are taken every 50th step; the step at which a gradient leaps or turns into nan is most
 often another. 256 elements of each weight, in runs spread evenly over it, tell its size within some
-per cent and cost two microseconds.
+per cent and cost a microsecond or two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from signalprop.watching.updates.update import local
+from signalprop.compiled.sums import Table, functions, is_flat
+from signalprop.watching.updates.parameter import local
 
 #: elements that are looked at, of each weight: runs as long as a line of the processor's cache
 RUNS, RUN = 16, 16
@@ -32,14 +35,24 @@ class Glance:
         self._scale = torch.empty(0)
         # at every step a call for each parameter counts, so what can be is worked out before
         self._plan = [_stride(p) for p in self.parameters]
+        self._table: Table | None = None
+        if functions() is not None and all(is_flat(p) for p in self.parameters):
+            self._table = Table([p.numel() for p in self.parameters], 1, 1)
+        self._all = list(range(len(self.parameters)))
 
-    def rms(self) -> tuple[Tensor, list[int]] | None:
+    def rms(self) -> tuple[Tensor | NDArray[np.float64], list[int]] | None:
         """Root mean square of each gradient, from at most `ELEMENTS` of its elements.
 
         Returns:
-            (n,) float32 or float64 on their device, and which parameters these are; None where none
-            has a gradient. No wait for the device, and from the second step on no copy to it.
+            (n,) and which parameters these are; None where none has a gradient. In numpy, inf where
+            it is not finite and nan where there is no gradient; or a tensor on their device, with
+            no wait for it, and from the second step on no copy to it.
         """
+        if self._table is not None:
+            addresses = [_address(p.grad) for p in self.parameters]
+            if -1 not in addresses:
+                self._table.addresses[:] = addresses
+                return self._table.glance(RUNS, RUN)[:, 0], self._all
         full: list[Tensor] = []
         few: list[Tensor] = []
         places: list[int] = []  # of the full ones, then of the few
@@ -70,6 +83,14 @@ class Glance:
             self._scale = torch.tensor(sizes, dtype=torch.float32).rsqrt().to(found.device)
         found *= self._scale
         return found, places + later
+
+
+def _address(gradient: Tensor | None) -> int:
+    """Where a gradient lies, 0 where there is none, -1 where it lies otherwise than its weight."""
+    if gradient is None:
+        return 0
+    plain = type(gradient) is Tensor and gradient.dtype is torch.float32
+    return gradient.data_ptr() if plain and gradient.is_contiguous() else -1
 
 
 def _stride(parameter: Tensor) -> int | None:
