@@ -102,7 +102,7 @@ class Stepper:
         self._earlier: dict[int, Gradient] = {}
         self._rooms: dict[int, Tensor] = {}
         self._reused = False  # whether the memory of gradients is written to again
-        self._glances: dict[int, tuple[NDArray[np.int64], Glance]] = {}
+        self._glances: dict[int, Glance] = {}
         self._chosen: list[tuple[int, int]] = []
         self._now: Floats | None = None
         self._waiting: list[tuple[int, Tensor, Callable[[Row], None]]] = []
@@ -344,23 +344,23 @@ class Stepper:
             mine = {id(p) for p in parameters_of(optimizer)}
             here = {s: p for s, p in largest.items() if id(p) in mine}
             if here and len({p.device for p in here.values()}) == 1:
-                places = np.asarray(list(here), np.int64)
-                self._glances[id(optimizer)] = (places, Glance(list(here.values())))
+                self._glances[id(optimizer)] = Glance(here)
 
     def _glance(self, optimizer: torch.optim.Optimizer) -> None:
-        places, glance = self._glances.get(id(optimizer), (None, None))
+        glance = self._glances.get(id(optimizer))
         seen = glance.rms() if glance is not None else None
-        if seen is None or places is None:
+        if seen is None:
             return
-        found, order = seen
-        places = places[order]
-        if isinstance(found, Tensor) and found.device.type != "cpu":
-            step, size = self.step, len(self.sites.all)
-            self.later(step, found, lambda row: self._glanced(step, _placed(row, places, size)))
-            return
-        if self._now is None:
-            self._now = np.full(len(self.sites.all), np.nan)
-        self._now[places] = or_inf(found.numpy()) if isinstance(found, Tensor) else found
+        if isinstance(seen, np.ndarray):
+            now = seen
+        else:
+            found, places = seen
+            if found.device.type != "cpu":
+                step, size = self.step, len(self.sites.all)
+                self.later(step, found, lambda row: self._glanced(step, _placed(row, places, size)))
+                return
+            now = _placed(found.numpy(), places, len(self.sites.all))
+        self._now = now if self._now is None else _either(self._now, now)
 
     def _bring(self, most: int = 1) -> None:
         """Bring over what waits on an accelerator, if it is so much."""
@@ -380,7 +380,16 @@ class Stepper:
         self.transfer.start([value for _, value, _ in waiting], then)
 
 
-def _placed(row: Row, places: NDArray[np.int64], size: int) -> Floats:
+def _either(earlier: Floats, later: Floats) -> Floats:
+    """What is known in either of two rows over sites; one may be longer, the later counts."""
+    out = np.full(max(len(earlier), len(later)), np.nan)
+    out[: len(earlier)] = earlier
+    known = ~np.isnan(later)
+    out[: len(later)][known] = later[known]
+    return out
+
+
+def _placed(row: Row, places: Sequence[int], size: int) -> Floats:
     out = np.full(size, np.nan)
     out[places] = or_inf(row)
     return out

@@ -7,7 +7,7 @@ per cent and cost a microsecond or two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -26,38 +26,44 @@ class Glance:
     """Looks at the gradients of some parameters.
 
     Args:
-        parameters: of one device; of every site the largest is enough.
+        parameters: of one device, by index of the site; of every site the largest is enough.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Mapping[int, Tensor]) -> None:
+        self._places = list(parameters)
+        self.parameters = list(parameters.values())
         self._sizes: list[int] = []
         self._scale = torch.empty(0)
         # at every step a call for each parameter counts, so what can be is worked out before
         self._plan = [_stride(p) for p in self.parameters]
         self._table: Table | None = None
+        self._slots: list[Tensor | None] = []
         if functions() is not None and all(is_flat(p) for p in self.parameters):
-            self._table = Table([p.numel() for p in self.parameters], 1, 1)
-        self._all = list(range(len(self.parameters)))
+            slots = [parameters.get(place) for place in range(max(self._places, default=-1) + 1)]
+            self._table = Table([0 if p is None else p.numel() for p in slots], 1, 1)
+            self._slots = slots
 
-    def rms(self) -> tuple[Tensor | NDArray[np.float64], list[int]] | None:
+    def rms(self) -> NDArray[np.float64] | tuple[Tensor, list[int]] | None:
         """Root mean square of each gradient, from at most `ELEMENTS` of its elements.
 
         Returns:
-            (n,) and which parameters these are; None where none has a gradient. In numpy, inf where
-            it is not finite and nan where there is no gradient; or a tensor on their device, with
-            no wait for it, and from the second step on no copy to it.
+            (sites,), inf where it is not finite and nan where there is no gradient; on an
+            accelerator, and where gradients are not plain ones, a tensor on their device and which
+            sites its elements are, with no wait for it and from the second step on no copy to it.
+            None where no parameter has a gradient.
         """
         if self._table is not None:
-            addresses = [_address(p.grad) for p in self.parameters]
+            addresses = [0 if p is None else _address(p.grad) for p in self._slots]
             if -1 not in addresses:
+                if not any(addresses):
+                    return None
                 self._table.addresses[:] = addresses
-                return self._table.glance(RUNS, RUN)[:, 0], self._all
+                return self._table.glance(RUNS, RUN)[:, 0].copy()
         full: list[Tensor] = []
         few: list[Tensor] = []
         places: list[int] = []  # of the full ones, then of the few
         later: list[int] = []
-        for place, (parameter, stride) in enumerate(zip(self.parameters, self._plan, strict=True)):
+        for place, parameter, stride in zip(self._places, self.parameters, self._plan, strict=True):
             gradient = parameter.grad
             if gradient is None:
                 continue
