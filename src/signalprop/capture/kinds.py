@@ -173,9 +173,15 @@ def moves_values_only(node_name: str) -> bool:
     return node_stem(node_name) in _VIEW_STEMS
 
 
+def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:
+    """Its class, without the one that `fully_shard` puts in front of it."""
+    of = type(module)
+    return of.__mro__[2] if of.__module__.startswith("torch.distributed.fsdp") else of
+
+
 def kind_of_module(module: torch.nn.Module) -> Kind | None:
     """The kind of a leaf module, where its class tells; None where it does not."""
-    name = type(module).__name__.lower()
+    name = class_of(module).__name__.lower()
     if "norm" in name:
         return "normalisation"
     if "attention" in name:
@@ -186,7 +192,7 @@ def kind_of_module(module: torch.nn.Module) -> Kind | None:
         return "other"
     if isinstance(module, (torch.nn.RNNBase, torch.nn.RNNCellBase)):
         return "other"
-    if type(module).__module__.startswith("torch.nn.modules.activation"):
+    if class_of(module).__module__.startswith("torch.nn.modules.activation"):
         return "slope"
     if any(word in name for word in ("gelu", "relu", "silu", "swish", "activation", "sigmoid")):
         return "slope"

@@ -81,7 +81,7 @@ def is_atomic(module: torch.nn.Module, path: str) -> bool:
         return True
     if not path or module._modules:
         return False
-    if type(module).__module__.startswith("torch.nn.modules"):
+    if kinds.class_of(module).__module__.startswith("torch.nn.modules"):
         return True
     if kinds.kind_of_module(module) == "normalisation":
         return True
@@ -90,7 +90,7 @@ def is_atomic(module: torch.nn.Module, path: str) -> bool:
 
 def torch_name(module: torch.nn.Module) -> str:
     """`ReLU` -> `relu`, `LeakyReLU` -> `leaky_relu`, `BatchNorm2d` -> `batch_norm`."""
-    name = type(module).__name__
+    name = kinds.class_of(module).__name__
     special = {
         "LeakyReLU": "leaky_relu",
         "RReLU": "rrelu",

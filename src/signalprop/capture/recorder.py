@@ -149,7 +149,7 @@ class Recorder(Hooked):
                     known.aliases.append(frame.path)
             elif leaf and frame.path and not self._passes_through(frame, x):
                 kind = kinds.kind_of_module(module)
-                op = kinds.OP_NAMES.get(torch_name(module), type(module).__name__)
+                op = kinds.OP_NAMES.get(torch_name(module), kinds.class_of(module).__name__)
                 if kind is None:
                     kind = kinds.kind_of_op(op)
                     if kind == "other" and x.grad_fn is not None:

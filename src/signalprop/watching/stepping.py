@@ -217,7 +217,8 @@ class Stepper:
             model.spots = its.spots
         window = Window(passes, self._failed)
         held = [p for o in self.optimizers for p in parameters_of(o)]
-        self._sampling = _Sampling(window, passes, {}, [], {}, Clipping(held, self.ranks))
+        clipping = Clipping(held, self.ranks, self._failed)
+        self._sampling = _Sampling(window, passes, {}, [], {}, clipping)
 
     def _measure(self, optimizer: torch.optim.Optimizer, *, late: bool) -> None:
         sampling = self._sampling

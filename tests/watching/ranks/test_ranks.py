@@ -9,6 +9,11 @@ from tests.watching.ranks.nets import Former, Plain, batches, make, train
 
 
 @pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return launch(1, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
 def two(tmp_path_factory):
     return launch(2, tmp_path_factory.mktemp("two"))
 
@@ -47,9 +52,12 @@ def compare(found, wanted, tolerance, leave=()):
 SIGNED = ("gradient_snr", "learning_share")
 
 CASES = [
+    ("one", "ddp", Plain),
+    ("one", "fsdp layers", Plain),
     ("two", "ddp", Plain),
     ("two", "ddp former", Former),
     ("two", "fsdp", Plain),
+    ("two", "fsdp layers", Plain),
     ("two", "fsdp former", Former),
     ("two", "tp", Former),
     ("two", "by tokens", Former),

@@ -52,6 +52,13 @@ def sharded(model: nn.Module, mesh: Any) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+def by_layers(model: Plain, mesh: Any) -> nn.Module:
+    """Every layer for itself: torch's own layers get classes of `fully_shard`."""
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
 def parallel(model: Former, mesh: Any) -> Former:
     plan: dict[str, Any] = {
         **dict.fromkeys(["q", "k", "v", "up"], ColwiseParallel()),
@@ -107,6 +114,14 @@ def trained(wrap: Callable[[nn.Module], nn.Module], kind: Any, share: Any, **mor
     return found
 
 
+def world_1() -> dict[str, Callable[[], Any]]:
+    mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("all",))
+    return {
+        "ddp": lambda: trained(DistributedDataParallel, Plain, (0, 1)),
+        "fsdp layers": lambda: trained(lambda m: by_layers(m, mesh), Plain, (0, 1)),
+    }
+
+
 def world_2() -> dict[str, Callable[[], Any]]:
     from tests.watching.ranks import troubles
 
@@ -116,6 +131,7 @@ def world_2() -> dict[str, Callable[[], Any]]:
         "ddp former": lambda: trained(DistributedDataParallel, Former, (RANK, 2)),
         "by_hand": lambda: troubles.by_hand(RANK),
         "fsdp": lambda: trained(lambda m: sharded(m, mesh), Plain, (RANK, 2)),
+        "fsdp layers": lambda: trained(lambda m: by_layers(m, mesh), Plain, (RANK, 2)),
         "fsdp former": lambda: trained(lambda m: sharded(m, mesh), Former, (RANK, 2)),
         "tp": lambda: trained(lambda m: parallel(m, mesh), Former, (0, 1)),
         "by tokens": lambda: trained(lambda m: by_tokens(m, mesh), Former, (0, 1)),
@@ -145,7 +161,7 @@ def main() -> None:
     dist.init_process_group("gloo", rank=RANK, world_size=WORLD)
     control.ATTACH, control.PATIENCE = 60.0, 60.0
     found: dict[str, Any] = {}
-    for name, check in (world_2 if WORLD == 2 else world_4)().items():
+    for name, check in {1: world_1, 2: world_2, 4: world_4}[WORLD]().items():
         LINES.lines.clear()
         begun = time.monotonic()
         try:

@@ -45,7 +45,7 @@ class Spot:
     @staticmethod
     def of(module: torch.nn.Module, path: str, *, atomic: bool) -> Spot:
         """What a module is."""
-        op = kinds.OP_NAMES.get(torch_name(module), type(module).__name__)
+        op = kinds.OP_NAMES.get(torch_name(module), kinds.class_of(module).__name__)
         kind = kinds.kind_of_module(module)
         if kind is None and kinds.kind_of_op(op) != "other":
             kind = kinds.kind_of_op(op)
@@ -125,7 +125,7 @@ class Spots(Tree):
 
 
 def _is_torchs(module: torch.nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.modules.")
+    return kinds.class_of(module).__module__.startswith("torch.nn.modules.")
 
 
 def _held(module: torch.nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:

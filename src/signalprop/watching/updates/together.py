@@ -41,15 +41,15 @@ class Together:
             or not (is_flat(weights) and is_flat(gradient))
         ):
             return False
-        before = 0
+        before, compared = 0, False
         if earlier is not None and earlier.intact and earlier.value.shape == gradient.shape:
             value = earlier.value if is_flat(earlier.value) else earlier.value.contiguous()
-            if is_flat(value):
-                before = value.data_ptr()
+            if is_flat(value):  # of a rank's empty part the address is 0
+                before, compared = value.data_ptr(), True
                 self._alive.append(value)
         self._held.append(one)
         self._copies.append(room)
-        self._compared.append(before != 0)
+        self._compared.append(compared)
         self._alive += weights, gradient
         self._addresses += weights.data_ptr(), gradient.data_ptr(), before, room.data_ptr()
         return True
