@@ -149,10 +149,13 @@ class LightRecorder(Recorder):
         Returns:
             In execution order.
         """
+        found = {one.base: one for one in self.tallies}
+        if len(found) == len(self.tallies):  # nothing was called twice
+            return found
         count = Counter(one.base for one in self.tallies)
         joined |= {base for base, calls in count.items() if calls > CALLS}
         count.clear()
-        found: dict[str, Tally] = {}
+        found.clear()
         for one in self.tallies:
             count[one.base] += 1
             k = 1 if one.base in joined else count[one.base]

@@ -10,7 +10,7 @@ from signalprop.capture.statistics import Scalar
 from signalprop.compiled.sums import PLAIN
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Held:
     """A parameter that an optimizer is about to change.
 
@@ -23,7 +23,7 @@ class Held:
     parameter: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Gradient:
     """A gradient of an earlier step, and what tells whether its memory still holds it.
 
