@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from signalprop.compiled.sums import functions
 from signalprop.memory import page_faults
 from signalprop.watching.collect import Step, collect
 from signalprop.watching.models import Sites, Watched
@@ -118,6 +119,7 @@ class Stepper:
 
     def start(self) -> None:
         """The first step begins."""
+        functions()  # built now, where that is to be done, rather than in the middle of a pass
         self.states.append((self.step, RandomStates.now()))
         if self._is_sampled(self.step):
             self._open()
