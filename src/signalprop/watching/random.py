@@ -85,7 +85,7 @@ class _Python:
 _NUMPY, _PYTHON = _Numpy(), _Python()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class RandomStates:
     """What the generators of torch (every device in use), numpy and Python would give next.
 

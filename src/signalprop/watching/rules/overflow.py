@@ -100,8 +100,8 @@ class Finite:
             if lost:
                 self.what, self.where, self.exact = "loss", None, False
             return lost
-        infinite = np.isinf(gradients)
-        if infinite.any() and (lost or not scaled):
+        if (lost or not scaled) and np.fmax.reduce(gradients, initial=0.0) == math.inf:
+            infinite = np.isinf(gradients)
             self.what, self.where = "gradient", int(np.flatnonzero(infinite)[-1])
             self.count = int(infinite.sum())
             self.exact = not lost

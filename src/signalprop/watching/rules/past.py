@@ -117,7 +117,7 @@ class Past:
             return
         self.sites = tuple(sites)
         count = len(sites)
-        self.ring.grow(count)
+        self.ring.width = count
         self._raw = grown(self._raw, count, np.nan)
         self._kept = grown(self._kept, count, np.nan)
         self.path = np.append(self.path, np.zeros(count - len(self.path)))

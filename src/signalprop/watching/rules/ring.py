@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
-from signalprop.watching.rules.arrays import grown
 from signalprop.watching.sample import Floats
 
 #: steps that are kept
@@ -17,44 +18,37 @@ class Ring:
 
     Args:
         sites: how many there are by now.
+
+    Attributes:
+        width: how many sites there are by now.
     """
 
     def __init__(self, sites: int = 0) -> None:
-        self.steps = np.zeros(LENGTH, dtype=np.int64)
-        self.loss = np.full(LENGTH, np.nan)
-        self.gradients = np.full((LENGTH, max(sites, 1)), np.nan)
-        self.taken = 0
         self.width = sites
-
-    def grow(self, sites: int) -> None:
-        """Make room for more sites; their gradients so far are nan."""
-        self.gradients = grown(self.gradients, sites, np.nan)
-        self.width = max(self.width, sites)
+        # put together only when it is looked at: something is put in at every step
+        self._steps: deque[tuple[int, float, Floats | None]] = deque(maxlen=LENGTH)
 
     def put(self, step: int, loss: float, gradients: Floats | None) -> None:
-        """Keep one step, in place of the oldest."""
-        row = self.taken % LENGTH
-        self.steps[row] = step
-        self.loss[row] = loss
-        if gradients is None:
-            self.gradients[row] = np.nan
-        elif len(gradients) == self.gradients.shape[1]:
-            self.gradients[row] = gradients
-        else:
-            if len(gradients) > self.width:
-                self.grow(len(gradients))
-            self.gradients[row, : len(gradients)] = gradients
-            self.gradients[row, len(gradients) :] = np.nan
-        self.taken += 1
+        """Keep one step, in place of the oldest.
+
+        Args:
+            step: its number.
+            loss: nan where it is not known.
+            gradients: (sites,), of the sites known by then; kept as it is, not copied.
+        """
+        self._steps.append((step, loss, gradients))
 
     def window(self) -> tuple[NDArray[np.int64], Floats, Floats]:
         """The steps that are kept, oldest first.
 
         Returns:
-            Steps (steps,), gradient probes (steps, sites) and loss (steps,), copied.
+            Steps (steps,), gradient probes (steps, sites), nan where they are not known, and loss
+            (steps,).
         """
-        if self.taken <= LENGTH:
-            order = np.arange(self.taken)
-        else:
-            order = (np.arange(LENGTH) + self.taken) % LENGTH
-        return self.steps[order], self.gradients[order, : self.width], self.loss[order]
+        known = [len(row) for _, _, row in self._steps if row is not None]
+        gradients = np.full((len(self._steps), max([self.width, *known])), np.nan)
+        for at, (_, _, row) in enumerate(self._steps):
+            if row is not None:
+                gradients[at, : len(row)] = row
+        steps = np.array([step for step, _, _ in self._steps], np.int64)
+        return steps, gradients, np.array([loss for _, loss, _ in self._steps], np.float64)

@@ -53,7 +53,8 @@ class Glance:
             None where no parameter has a gradient.
         """
         if self._table is not None:
-            addresses = [0 if p is None else _address(p.grad) for p in self._slots]
+            gradients = [None if p is None else p.grad for p in self._slots]
+            addresses = [0 if g is None else _address(g) for g in gradients]
             if -1 not in addresses:
                 if not any(addresses):
                     return None
@@ -91,10 +92,8 @@ class Glance:
         return found, places + later
 
 
-def _address(gradient: Tensor | None) -> int:
-    """Where a gradient lies, 0 where there is none, -1 where it lies otherwise than its weight."""
-    if gradient is None:
-        return 0
+def _address(gradient: Tensor) -> int:
+    """Where a gradient lies; -1 where that is not in one piece, as its weight does."""
     plain = type(gradient) is Tensor and gradient.dtype is torch.float32
     return gradient.data_ptr() if plain and gradient.is_contiguous() else -1
 
