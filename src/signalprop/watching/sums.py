@@ -51,11 +51,13 @@ def square_sum(x: Operand) -> Scalar:
     Returns:
         A number on a CPU, else a scalar on the tensor's device.
     """
+    if isinstance(x, Tensor):
+        found = compiled.square_sum(x)
+        if found is not None:
+            return found
+        x = operand(x)
     if not isinstance(x, Tensor):
         return dot(x, x)
-    found = compiled.square_sum(x)
-    if found is not None:
-        return found
     if x.ndim == 1 and is_flat(x) and x.shape[0] <= RUN:
         found = x.dot(x).item()
         if LEAST < found < MOST:

@@ -233,31 +233,32 @@ class LightRecorder(Recorder):
                 continue
             if label:
                 label = spot.labels.get(label, label)
-            known = self._made.get((x.grad_fn, x.output_nr))
+            node = x.grad_fn
+            known = self._made.get((node, x.output_nr))
             if known is not None:
                 if leaf and path and known.module == path:
                     known.base = path + label
-            elif leaf and path and not call.hands_on(x):
-                self._note(x, path + label, path, spot.op, call.kind(x))
+            elif leaf and path and not call.hands_on(x, node):
+                self._note(x, node, path + label, path, spot.op, call.kind(x))
 
     def _see(self, x: Tensor, base: str, path: str, op: str, kind: Kind, entry: Any) -> None:
         del entry
         with torch._C.DisableTorchFunction():  # another watch must not take this for the model's
-            if (x.grad_fn, x.output_nr) not in self._made:
-                self._note(x, base, path, op, kind)
+            node = x.grad_fn
+            if (node, x.output_nr) not in self._made:
+                self._note(x, node, base, path, op, kind)
 
-    def _note(self, x: Tensor, base: str, path: str, op: str, kind: Kind) -> None:
-        if op.lower().startswith("conv"):
-            self._conv = x.ndim >= 3
-        elif op in ("linear", "embedding"):
+    def _note(self, x: Tensor, node: Any, base: str, path: str, op: str, kind: Kind) -> None:
+        if op in ("linear", "embedding"):
             self._conv = False
+        elif op.startswith(("conv", "Conv")):
+            self._conv = x.ndim >= 3
         made = Tally(base, path, op, kind)
         self.tallies.append(made)
         if self.recomputed:
             made.passes = 0
         else:
-            self._fill(made, x.detach())
-        node = x.grad_fn
+            self._fill(made, x)
         if node is not None:
             self._made[node, x.output_nr] = made
             if x.requires_grad:
@@ -266,6 +267,7 @@ class LightRecorder(Recorder):
     def _fill(self, made: Tally, value: Tensor) -> None:
         spread = None
         if type(value) is not Tensor:
+            value = value.detach()
             spread, mine = parts.placements(value), parts.part(value)
             if mine is None:
                 return

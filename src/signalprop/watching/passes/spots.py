@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,13 +76,12 @@ class Call(Frame):
             return self.spot.kind
         return "other" if x.grad_fn is None else kind_by_parts(self.module, self.entry, x)
 
-    def hands_on(self, x: Tensor) -> bool:
-        """Whether its output is what it was given, or a view of it."""
+    def hands_on(self, x: Tensor, node: Any) -> bool:
+        """Whether its output, made by a node, is what it was given, or a view of it."""
         if self.spot.hands_on:
             return True
         if x is self.given and not x.is_inference() and x._version == self.version:
             return True  # handed on as it came, not changed in place
-        node = x.grad_fn
         return not self.spot.weighs and node is not None and kinds.moves_values_only(node.name())
 
 

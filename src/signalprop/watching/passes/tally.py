@@ -70,18 +70,19 @@ class Tally:
         rectifier = self.op in kinds.RECTIFIERS
         ends = (-math.inf, 0.0) if rectifier else statistics.ends(self.op)
         found = None if ends is None else compiled.count_units(x, unit_dim, *ends)
-        if found is None:
-            self.square = square_sum(x)
+        if found is not None:
+            self.square, counts = found
             if rectifier:
-                self.alive = alive_units(x, unit_dim)
+                self.alive = np.minimum(counts, 1)
             else:
-                self.saturated = saturated_units(x, self.op, unit_dim)
+                self.saturated = counts * (len(counts) / self.count)
             return
-        self.square, counts = found
+        x = x.detach()
+        self.square = square_sum(x)
         if rectifier:
-            self.alive = np.minimum(counts, 1)
+            self.alive = alive_units(x, unit_dim)
         else:
-            self.saturated = counts * (len(counts) / self.count)
+            self.saturated = saturated_units(x, self.op, unit_dim)
 
     def add_delta(self, delta: Tensor) -> None:
         """Add an error signal.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -181,7 +182,7 @@ class Window:
     def __init__(self, models: Iterable[Passes], failed: Callable[[Exception], None]) -> None:
         self._models = list(models)
         self._failed = failed
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._handles: list[RemovableHandle] = []
         if all(passes.compiled for passes in self._models):
             return  # these are listened to where they are called
@@ -199,7 +200,7 @@ class Window:
             passes.close()
 
     def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+        if is_compiling() or get_ident() != self._thread:
             return
         try:
             for passes in self._models:
@@ -208,7 +209,7 @@ class Window:
             self._failed(error)
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
+        if is_compiling() or get_ident() != self._thread:
             return
         try:
             for passes in reversed(self._models):
