@@ -253,3 +253,72 @@ def test_several_models_a_gan(tmp_path):
         for model in ("generator", "discriminator"):
             own = [s for n, s in zip(names, share, strict=True) if n.startswith(model)]
             assert np.nansum(own) == pytest.approx(1, abs=1e-5)
+
+
+class Transformed(nn.Module):
+    """Calls its own parts within torch's transforms of functions, whose tensors have no values."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = torch.vmap(lambda row: F.relu(self.a(row)))(x)
+        slopes = torch.func.jacrev(lambda z: self.b(torch.tanh(z)))(h[0])
+        return self.b(h) + slopes.sum()
+
+
+def test_transforms_of_functions_within_the_forward(tmp_path):
+    found = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model, x = Transformed(), torch.randn(6, 4)
+        optimizer = torch.optim.Adam(model.parameters())
+
+        def loop(model=model, optimizer=optimizer, x=x):
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                optimizer.step()
+
+        if watched:
+            with watch(model, optimizer, every=1, to=tmp_path / "run.sp") as run:
+                loop()
+            assert run.failed is None
+        else:
+            loop()
+        found.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    with Run(tmp_path / "run.sp") as run:
+        names = [site.name for site in run.sites]
+        assert np.isfinite(run.values("delta_rms").mean[:, names.index("b")]).all()
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["attention.seen", "tally.Tally.see", "tally.Tally.add_delta", "light.LightRecorder.end"],
+)
+def test_an_error_of_ours_does_not_reach_the_model(what, monkeypatch, caplog):
+    def fail(*args):
+        raise RuntimeError("it is broken")
+
+    monkeypatch.setattr(f"signalprop.watching.passes.{what}", fail)
+
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x):
+            return F.scaled_dot_product_attention(F.relu(x @ self.q), x, x)
+
+    model, x = Attending(), torch.randn(2, 5, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, every=1, to=None) as run:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    assert "it is broken" in run.failed
+    assert "training goes on" in caplog.text
+    nothing_left(model, optimizer)

@@ -72,6 +72,8 @@ def measurable(x: Any) -> bool:
         and (x.is_floating_point() or x.is_complex())
         and x.numel() > 0
         and x.layout is torch.strided
+        # what `torch.func` hands to a function has no values of its own
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
     )
 
 

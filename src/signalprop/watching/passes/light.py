@@ -77,6 +77,9 @@ class LightRecorder(Recorder):
         self.recomputed = recomputed
         self._attention: list[tuple[str, Attention]] = []
         self._last: dict[int, RemovableHandle] = {}
+        # an exception of ours within a torch function of the model, or its backward pass, which it
+        # must not reach; and there our mode cannot be taken off
+        self._broken: Exception | None = None
 
     def enter_module(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """A module is called."""
@@ -117,6 +120,12 @@ class LightRecorder(Recorder):
             me._leave_now(module, args, output)
 
         self._last[id(module)] = module.register_forward_hook(leave)
+
+    def check(self) -> None:
+        """Raise what has failed where it could not be raised."""
+        broken, self._broken = self._broken, None
+        if broken is not None:
+            raise broken
 
     def lacks_graph(self, module: torch.nn.Module) -> bool:
         """Whether a module ran without a graph: a part that is checkpointed re-entrantly."""
@@ -183,11 +192,18 @@ class LightRecorder(Recorder):
             return func(*args, **(kwargs or {}))
         out = super().__torch_function__(func, types, args, kwargs)
         if name in attention.SEEN and not self.recomputed:
-            with torch._C.DisableTorchFunction():
-                found = _attention(name, args, kwargs or {}, out)
-            if found is not None:
-                self._attention.append((self._stack[-1].path if self._stack else "", found))
+            self._attend(name, args, kwargs or {}, out)
         return out
+
+    def _attend(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        try:
+            with torch._C.DisableTorchFunction():
+                found = _attention(name, args, kwargs, out)
+        except Exception as error:
+            self._broken = error
+            return
+        if found is not None:
+            self._attention.append((self._stack[-1].path if self._stack else "", found))
 
     def _owner(self, path: str) -> Tally | None:
         """The site of an attention that was called in a module."""
@@ -224,6 +240,7 @@ class LightRecorder(Recorder):
         assert isinstance(call, Call)
         if call.away:
             _push_mode(self)
+        self.check()
         if output is None or (self._stack and self._stack[-1].atomic):
             return
         path, spot = call.path, call.spot
@@ -243,10 +260,13 @@ class LightRecorder(Recorder):
 
     def _see(self, x: Tensor, base: str, path: str, op: str, kind: Kind, entry: Any) -> None:
         del entry
-        with torch._C.DisableTorchFunction():  # another watch must not take this for the model's
-            node = x.grad_fn
-            if (node, x.output_nr) not in self._made:
-                self._note(x, node, base, path, op, kind)
+        try:
+            with torch._C.DisableTorchFunction():  # another watch must not take it for the model's
+                node = x.grad_fn
+                if (node, x.output_nr) not in self._made:
+                    self._note(x, node, base, path, op, kind)
+        except Exception as error:
+            self._broken = error
 
     def _note(self, x: Tensor, node: Any, base: str, path: str, op: str, kind: Kind) -> None:
         if op in ("linear", "embedding"):
@@ -291,12 +311,18 @@ class LightRecorder(Recorder):
 
         def read(gradients: tuple[Tensor | None, ...]) -> None:
             delta = gradients[output_nr]
-            if me.open and delta is not None and delta.numel():
+            if not me.open or delta is None or not delta.numel():
+                return
+            if torch._C._functorch.is_functorch_wrapped_tensor(delta):
+                return  # of many backward passes at once: none of them is the training's
+            try:
                 delta = delta.detach()
                 mine = delta if type(delta) is Tensor else parts.part(delta)
                 if mine is not None:
                     one.add_delta(mine)
                 me.arrived = True
+            except Exception as error:
+                me.open, me._broken = False, error
 
         return read
 

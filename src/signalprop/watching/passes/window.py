@@ -119,6 +119,7 @@ class Passes:
                 call.end()
         for recorder in found:
             recorder.open = False
+            recorder.check()
         return [recorder for recorder in found if recorder.arrived]
 
     def close(self) -> None:
