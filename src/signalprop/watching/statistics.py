@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: what a log axis is worth: the largest value over the smallest
+DECADES = 100.0
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,7 @@ class Statistic:
         name: as in the run file.
         unit: of its values; `""` where it has none.
         log: whether it spans decades: its axis is logarithmic, its means are geometric.
-        of: what it is about: `activation`, `delta`, `weights`, `attention`.
+        of: what it is about: `activation`, `delta`, `weights`, `attention`; `""` of a user's own.
         meaning: one sentence, with the formula.
     """
 
@@ -114,3 +120,44 @@ _ALL = (
 
 #: every statistic by name, in the order in which they are shown
 STATISTICS: Mapping[str, Statistic] = {statistic.name: statistic for statistic in _ALL}
+
+
+def statistic(name: str) -> Statistic:
+    """What is known of a statistic; of a user's own, its name.
+
+    Args:
+        name: as in the run file.
+
+    Returns:
+        One of `STATISTICS`, or one without unit and meaning.
+    """
+    return STATISTICS.get(name) or Statistic(name, "", False, "", "")
+
+
+def is_log(name: str, values: Sequence[float] | NDArray[np.floating]) -> bool:
+    """Whether a statistic is drawn on a log scale: a known one says so, a user's own shows it.
+
+    Args:
+        name: as in the run file.
+        values: of any shape; what is not finite is left out. Of a whole run rather than of a part,
+            so that the scale is the same for all parts.
+
+    Returns:
+        Whether it is.
+    """
+    known = statistic(name)
+    return known.log if known.of else spans_decades(values)
+
+
+def spans_decades(values: Sequence[float] | NDArray[np.floating]) -> bool:
+    """Whether numbers are told apart on a log scale only: all above zero, over two decades or more.
+
+    Args:
+        values: of any shape; what is not finite is left out.
+
+    Returns:
+        Whether they are; not so where none is finite.
+    """
+    seen = np.asarray(values, dtype=np.float64)
+    seen = seen[np.isfinite(seen)]
+    return bool(seen.size) and float(seen.min()) > 0 and float(seen.max() / seen.min()) > DECADES

@@ -11,22 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from signalprop.compiled.sums import functions
 from signalprop.memory import page_faults
 from signalprop.watching.collect import Step, collect
+from signalprop.watching.glances import Glanced, Glances
 from signalprop.watching.models import Sites, Watched
 from signalprop.watching.passes.tally import Tally
 from signalprop.watching.passes.window import Passes, Window
 from signalprop.watching.random import RandomStates
 from signalprop.watching.ranks.alone import Ranks
 from signalprop.watching.scaling import Scaling
-from signalprop.watching.table import Values, or_inf
+from signalprop.watching.table import Values
 from signalprop.watching.transfer import Row, Transfer
 from signalprop.watching.updates.clipping import Clipping
 from signalprop.watching.updates.optimizers import (
@@ -36,15 +35,12 @@ from signalprop.watching.updates.optimizers import (
     unscaled,
 )
 from signalprop.watching.updates.parameter import Gradient, Sums
-from signalprop.watching.updates.probe import Glance
 from signalprop.watching.updates.update import Update
 
 #: steps whose glances may wait on an accelerator before they are brought over
 WAITING = 64
 
-Floats = NDArray[np.float64]
 Sampled = Callable[[int, Values, dict[str, float]], None]
-Glanced = Callable[[int, Floats], None]
 
 
 @dataclass(eq=False)
@@ -97,15 +93,13 @@ class Stepper:
         self.dense_until = 0
         self.states: deque[tuple[int, RandomStates]] = deque(maxlen=WAITING + 4)
         self.transfer = Transfer()
-        self._sampled, self._glanced = sampled, glanced
+        self._sampled = sampled
         self._ended, self._failed = ended, failed
         self._sampling: _Sampling | None = None
         self._earlier: dict[int, Gradient] = {}
         self._rooms: dict[int, Tensor] = {}
         self._reused = False  # whether the memory of gradients is written to again
-        self._glances: dict[int, Glance] = {}
-        self._chosen: list[tuple[int, int]] = []
-        self._now: Floats | None = None
+        self._glances = Glances(sites, glanced, self.later)
         self._waiting: list[tuple[int, Tensor, Callable[[Row], None]]] = []
         self._under_way: deque[int] = deque()
         self._batches = 1
@@ -147,6 +141,11 @@ class Stepper:
         """The step before which all has been brought over."""
         waiting = [self._under_way[0]] if self._under_way else []
         return min([self.step, *waiting, *(step for step, _, _ in self._waiting[:1])])
+
+    @property
+    def sampling(self) -> bool:
+        """Whether the step that is under way is sampled."""
+        return self._sampling is not None
 
     def later(self, step: int, value: Tensor, then: Callable[[Row], None]) -> None:
         """Bring a number of a step over, with others."""
@@ -192,8 +191,7 @@ class Stepper:
                     self._see_passes(sampling, optimizer)  # of a loss evaluated by the optimizer
                     sums = unscaled(update.after(), optimizer)
                     sampling.sums += sums
-                    if self._glances:
-                        self._glance(optimizer)
+                    self._glances.look(optimizer, self.step)
                     if self._is_sampled(self.step + 1):
                         self._keep(optimizer, {id(one.parameter): one for one in sums})
         except Exception as error:
@@ -203,8 +201,7 @@ class Stepper:
 
     def _look(self, optimizer: torch.optim.Optimizer) -> None:
         """At the gradients of a step that is not sampled."""
-        if self._glances:
-            self._glance(optimizer)
+        self._glances.look(optimizer, self.step)
         if self._is_sampled(self.step + 1):
             self._keep(optimizer)
 
@@ -275,10 +272,8 @@ class Stepper:
         sampling, self._sampling = self._sampling, None
         if sampling is not None:
             self._finish(sampling)
-        if self._now is not None:
-            now, self._now = self._now, None
-            self._glanced(self.step, now)
-        elif self._waiting:
+        self._glances.end(self.step)
+        if self._waiting:
             self._bring(most=WAITING)
         self.transfer.poll()
         self.step += 1
@@ -312,7 +307,8 @@ class Stepper:
         )
         self._bring()
         collect(seen, self.ranks, self.transfer, then)
-        self._choose(sampling.sums)
+        if self.ranks.writes:
+            self._glances.choose(sampling.sums, self.optimizers)
 
     def _pace(self) -> dict[str, float]:
         """Seconds and page faults per step, not more often than once a second."""
@@ -325,45 +321,6 @@ class Stepper:
             "seconds": (self._clock[1] - clock) / count,
             "page_faults": (self._clock[2] - faults) / count,
         }
-
-    # ---- a glance at every step --------------------------------------------------------------
-
-    def _choose(self, sums: Sequence[Sums]) -> None:
-        """Look at the largest matrix of every site from now on; at vectors where there is none."""
-        chosen = [(one.site, id(one.parameter)) for one in sums]
-        if chosen == self._chosen:
-            return
-        self._chosen = chosen
-        largest: dict[int, Tensor] = {}
-        matrices = [one for one in sums if one.parameter.ndim > 1]
-        for one in matrices or sums:
-            known = largest.get(one.site)
-            if known is None or one.parameter.numel() > known.numel():
-                largest[one.site] = one.parameter
-        self._glances = {}
-        if not self.ranks.writes:
-            return
-        for optimizer in self.optimizers:
-            mine = {id(p) for p in parameters_of(optimizer)}
-            here = {s: p for s, p in largest.items() if id(p) in mine}
-            if here and len({p.device for p in here.values()}) == 1:
-                self._glances[id(optimizer)] = Glance(here)
-
-    def _glance(self, optimizer: torch.optim.Optimizer) -> None:
-        glance = self._glances.get(id(optimizer))
-        seen = glance.rms() if glance is not None else None
-        if seen is None:
-            return
-        if isinstance(seen, np.ndarray):
-            now = seen
-        else:
-            found, places = seen
-            if found.device.type != "cpu":
-                step, size = self.step, len(self.sites.all)
-                self.later(step, found, lambda row: self._glanced(step, _placed(row, places, size)))
-                return
-            now = _placed(found.numpy(), places, len(self.sites.all))
-        self._now = now if self._now is None else _either(self._now, now)
 
     def _bring(self, most: int = 1) -> None:
         """Bring over what waits on an accelerator, if it is so much."""
@@ -381,18 +338,3 @@ class Stepper:
                 at += value.numel()
 
         self.transfer.start([value for _, value, _ in waiting], then)
-
-
-def _either(earlier: Floats, later: Floats) -> Floats:
-    """What is known in either of two rows over sites; one may be longer, the later counts."""
-    out = np.full(max(len(earlier), len(later)), np.nan)
-    out[: len(earlier)] = earlier
-    known = ~np.isnan(later)
-    out[: len(later)][known] = later[known]
-    return out
-
-
-def _placed(row: Row, places: Sequence[int], size: int) -> Floats:
-    out = np.full(size, np.nan)
-    out[places] = or_inf(row)
-    return out

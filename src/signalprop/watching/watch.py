@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from signalprop.capture.observe import unwrapped
 from signalprop.errors import SignalpropError
 from signalprop.watching import given
 from signalprop.watching.actions import Actions, Checkpoints, StopTraining
 from signalprop.watching.file.writer import RunWriter
+from signalprop.watching.logged import Logged
 from signalprop.watching.models import Sites, Watched, named, wrappers
 from signalprop.watching.passes.window import unwarned
 from signalprop.watching.random import RandomStates
@@ -52,6 +52,7 @@ def watch(
     ignore: Sequence[str] = (),
     listeners: Sequence[Listener] = (),
     max_bytes: int | None = None,
+    raises: bool = True,
 ) -> Watch:
     """Watch a training run: statistics of every site to a file, and rules that speak up.
 
@@ -80,6 +81,8 @@ def watch(
         ignore: codes of rules that are left out.
         listeners: adapters that are told the same (`signalprop.watching.adapters`).
         max_bytes: size that the file should not exceed: old samples are then thinned.
+        raises: whether `stop` ends the training by an exception out of the update; with False the
+            loop sees for itself whether `Watch.stopped` says that it is to end.
 
     Returns:
         The watch, a context manager; without `with`, call `Watch.close` at the end.
@@ -119,6 +122,7 @@ def watch(
         judge=Judge(rules, ignore),
         listeners=listeners,
         max_bytes=max_bytes,
+        raises=raises,
     )
 
 
@@ -143,6 +147,7 @@ class Watch:
         judge: Judge,
         listeners: Sequence[Listener],
         max_bytes: int | None,
+        raises: bool,
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise SignalpropError(f"every={every!r} must be a whole number of steps, 1 or more")
@@ -159,9 +164,9 @@ class Watch:
         )
         first = given.first_step(start, path, mode)
         self._closed = False
-        self._scalars: dict[int, dict[str, float]] = {}
+        self._raises = raises
+        self._stopped: Alarm | None = None
         self._gradients: dict[int, NDArray[np.float64]] = {}
-        self._logged_before_update: bool | None = None
         self._pending: tuple[Alarm, ...] = ()
         self._said: set[str] = set()
         self._broken: str | None = None
@@ -172,6 +177,8 @@ class Watch:
             Watched(name, i, unwrapped(m), self._sites, wrappers(m))
             for i, (name, m) in enumerate(models)
         ]
+        # asked now: where a rank leaves later, it is the only one that knows at once
+        self._together = self._ranks.together
         self._scaling = Scaling(scaler, optimizers, self._skipped)
         self._stepper = Stepper(
             watched,
@@ -186,6 +193,7 @@ class Watch:
             failed=self._failed,
         )
         self._stepper.step = self._ranks.first(first)
+        self._logged = Logged(self._stepper.step, self._stepper.later, self._warn)
         writer = self._writer(path, mode, max_bytes, models, optimizers, every)
         if writer is not None and path != Path(to or ""):
             _LOG.warning("%s exists; this run is recorded to %s", to, path)
@@ -212,31 +220,31 @@ class Watch:
         Args:
             **values: numbers, or tensors of one element, for which the device is not waited for.
         """
-        if self._closed:
-            return
-        now = self._stepper.step
-        if self._logged_before_update is None:
-            self._logged_before_update = now == 0
-        step = now if self._logged_before_update else max(0, now - 1)
-        numbers: dict[str, float] = {}
-        for name, value in values.items():
-            try:
-                value = value.detach() if isinstance(value, Tensor) else value
-                if isinstance(value, Tensor) and value.device.type != "cpu":
-                    self._later(step, name, value)
-                else:
-                    numbers[name] = float(value)
-            except Exception:
-                self._warn(
-                    f"{name}={type(value).__name__} is no number and is not recorded; give a float "
-                    "or a tensor of one element"
-                )
-        self._scalars.setdefault(step, {}).update(numbers)
+        if not self._closed:
+            self._logged.add(self._stepper.step, values)
 
     def step(self) -> None:
         """An update was made without an optimizer that is watched."""
         if not self._closed:
             self._stepper.end()
+
+    @property
+    def steps(self) -> int:
+        """How many steps are over: the number of the one that is under way.
+
+        Those before it count too, where a run is resumed or begins at `start=`.
+        """
+        return self._stepper.step
+
+    @property
+    def sampling(self) -> bool:
+        """Whether the step that is under way is sampled; False when the watch is over."""
+        return self._stepper.sampling
+
+    @property
+    def ranks(self) -> int:
+        """How many processes are recorded as one; 1 where the others, if any, do not watch."""
+        return self._together
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -280,8 +288,11 @@ class Watch:
 
     @property
     def stopped(self) -> Alarm | None:
-        """The alert that has ended the training, where the action `stop` was asked for."""
-        return self._recording.actions.stopped
+        """The alert that ends the training, where the action `stop` was asked for.
+
+        Of several ranks all have it, from the same step on: the next one that is sampled.
+        """
+        return self._stopped
 
     # ---- what the stepper tells --------------------------------------------------------------
 
@@ -299,7 +310,7 @@ class Watch:
     def _ended(self, step: int) -> None:
         """A step has ended: hand on the one before, whose numbers are complete now."""
         try:
-            if self._gradients or self._scalars:
+            if self._gradients or self._logged.of:
                 self._deliver(min(step, self._stepper.arrived))
         except Exception as error:
             self._failed(error)
@@ -312,16 +323,18 @@ class Watch:
             self._recording.act(alarms)
         except StopTraining as stop:
             if self._ranks.stops(stop.alarm):
-                raise
+                self._stopped = stop.alarm
+                if self._raises:
+                    raise
 
     def _skipped(self) -> None:
         self._stepper.skipped()
 
     def _deliver(self, before: int) -> None:
         """Hand on what is known of the steps before one."""
-        steps = sorted(s for s in {*self._gradients, *self._scalars} if s < before)
+        steps = sorted(s for s in {*self._gradients, *self._logged.of} if s < before)
         for step in steps:
-            scalars = self._scalars.pop(step, {})
+            scalars = self._logged.of.pop(step, {})
             gradients = self._gradients.pop(step, None)
             if self._ranks.writes:
                 found = self._recording.stepped(step, scalars, gradients)
@@ -339,14 +352,6 @@ class Watch:
         return self._stepper.batch(step), states
 
     # ---- inside ------------------------------------------------------------------------------
-
-    def _later(self, step: int, name: str, value: Tensor) -> None:
-        def arrived(row: NDArray[np.float64]) -> None:
-            self._scalars.setdefault(step, {})[name] = float(row[0])
-
-        if value.numel() != 1:
-            raise ValueError
-        self._stepper.later(step, value.clone(), arrived)
 
     def _failed(self, error: Exception) -> None:
         """An error of ours: training goes on without the watch."""
@@ -389,5 +394,5 @@ class Watch:
             mode=mode,
             log=[s.name for s in STATISTICS.values() if s.log],
             max_bytes=max_bytes,
-            meta=given.facts(models, optimizers, every, self._ranks.world),
+            meta=given.facts(models, optimizers, every, self._together),
         )

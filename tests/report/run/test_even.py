@@ -20,7 +20,7 @@ def test_joined(path, columns):
     with Run(path) as run:
         found = run.values("gradient_norm", columns=columns)
         every = run.values("gradient_norm")
-    made = joined(found, log=True)
+    made = joined(found)
     assert made.samples.sum() == found.samples.sum() == 3300
     assert made.first[0] == 0
     assert made.last[-1] == 32_990

@@ -6,6 +6,7 @@ from tests.report.run import samples
 
 from signalprop.report.run.curves import curves, ordered, thinned
 from signalprop.report.run.heat import INFINITE, ZERO, beginning, cut, edges, heat, limits, rows
+from signalprop.report.run.timeline import caption
 from signalprop.watching.file.reader import Run
 from signalprop.watching.file.schema import RunSite
 from signalprop.watching.file.writer import RunWriter
@@ -83,6 +84,36 @@ def test_a_statistic_of_a_users_own_is_log_where_it_spans_decades(tmp_path):
     with Run(tmp_path / "run.sp") as run:
         assert heat(run, "wide").log
         assert not heat(run, "narrow").log
+
+
+def test_a_part_of_a_run_has_the_scale_of_the_whole(tmp_path):
+    with RunWriter(tmp_path / "run.sp") as writer:
+        writer.add_sites([RunSite("a")])
+        for step in range(100):
+            writer.put(step, {"mine": [10.0 ** (-step / 10)]})
+    with Run(tmp_path / "run.sp") as run:
+        part = heat(run, "mine", start=50, stop=55)
+        assert part.log
+        np.testing.assert_allclose(part.height[0], -np.arange(50, 55) / 10, atol=1e-6)
+
+
+def test_a_users_own_statistic_is_joined_as_it_was_recorded(tmp_path):
+    values = 10.0 ** np.random.uniform(-3, 3, 3000)
+    with RunWriter(tmp_path / "run.sp", log=["logged"]) as writer:
+        writer.add_sites([RunSite("a")])
+        for step, value in enumerate(values):
+            writer.put(step, {"logged": [value], "plain": [value]})
+    with Run(tmp_path / "run.sp") as run:
+        for name, mean, told in (
+            ("logged", lambda v: np.exp(np.log(v).mean()), "(geometric mean)"),
+            ("plain", np.mean, "(mean)"),
+        ):
+            found = heat(run, name, columns=60)
+            assert found.log  # both are drawn on one
+            assert told in caption(found)
+            for k, (first, last) in enumerate(zip(found.first, found.last, strict=True)):
+                wanted = mean(values[first : last + 1])
+                np.testing.assert_allclose(found.value[0, k], wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [np.nan, np.nan], [1.0, 1.0], [np.inf, 1.0]])

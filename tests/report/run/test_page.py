@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -78,38 +77,6 @@ def test_no_name_is_markup(folder):
     assert "<b onclick" not in body
     assert not re.search(r"<a [^>]*javascript", body)
     assert body.count("<script") == body.count("</script>")
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on the path")
-@pytest.mark.parametrize("names", [["sick.sp"], ["sick.sp", "healthy.sp"], ["hostile.sp"]])
-def test_the_page_opens_without_a_word(folder, names):
-    sync = pytest.importorskip("playwright.sync_api")
-    with result.read([folder / name for name in names]) as found:
-        path = found.save(folder / "page.html")
-    said = []
-    with sync.sync_playwright() as playwright:
-        arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=arguments
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.goto(path.as_uri())
-        page.evaluate("window.signalpropReady")
-        assert page.locator(".plot .heatmaplayer image").count() >= len(names)
-        page.select_option("select >> nth=0", "1")
-        page.wait_for_function(
-            "() => document.querySelector('.plot').data.some((t) => t.visible && t.meta &&"
-            " t.meta.choice === 1)"
-        )
-        page.click("#theme")
-        page.set_viewport_size({"width": 400, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
-        browser.close()
-    assert said == []
 
 
 # ---- the terminal --------------------------------------------------------------------------------

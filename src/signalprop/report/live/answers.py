@@ -21,6 +21,7 @@ from signalprop.report.run.heat import Heat, Of, Scale, cut, heat, limits, rows
 from signalprop.report.run.result import apart
 from signalprop.report.run.timeline import Look, Part, timeline
 from signalprop.watching.file.result import Values
+from signalprop.watching.statistics import statistic
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -145,8 +146,7 @@ class Answers:
                                 **asked)  # fmt: skip
                     all_ = query.start is None and query.stop is None
                     whole.append(part if all_ else heat(file, name, columns=WHOLE, **asked))
-                    share = _share(query, seen.first, seen.last)
-                    course = curves(file, start=query.start, stop=query.stop, share=share)
+                    course = curves(file, start=query.start, stop=query.stop)
             except SignalpropError as error:
                 why = why or str(error)
                 continue
@@ -180,10 +180,8 @@ class Answers:
         found = []
         for index in query.runs:
             try:
-                seen = self.runs[index].overview()
-                share = _share(query, seen.first, seen.last)
                 with self.runs[index].reading() as file:
-                    course = curves(file, start=query.start, stop=query.stop, share=share)
+                    course = curves(file, start=query.start, stop=query.stop)
             except SignalpropError:
                 continue
             found.append(Curves(self.names[index], course.scalars))
@@ -252,7 +250,7 @@ def _plain(figure: go.Figure | None) -> dict[str, Any]:
 
 
 def _statistic(name: str) -> dict[str, str]:
-    known = said.statistic(name)
+    known = statistic(name)
     return {"name": name[:200], "label": said.label(name)[:80], "unit": known.unit,
             "meaning": known.meaning}  # fmt: skip
 
@@ -266,15 +264,6 @@ def _span(query: Query, whole: Sequence[Heat]) -> tuple[float, float] | None:
     start = low if query.start is None else float(query.start)
     stop = high if query.stop is None else float(query.stop)
     return start, stop if stop > start and math.isfinite(stop) else start + 1
-
-
-def _share(query: Query, first: int | None, last: int | None) -> float | None:
-    """Which part of a run a question is about."""
-    if first is None or last is None or last <= first:
-        return None
-    start = first if query.start is None else max(first, query.start)
-    stop = last if query.stop is None else min(last, query.stop)
-    return max(0.0, (stop - start) / (last - first))
 
 
 def _asked(query: Query) -> tuple[float, float] | None:

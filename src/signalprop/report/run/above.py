@@ -12,8 +12,9 @@ from signalprop.report import words
 from signalprop.report.chart import MARKED, safe
 from signalprop.report.run import colours, said
 from signalprop.report.run.axes import Panel
-from signalprop.report.run.curves import Curves, logarithmic
+from signalprop.report.run.curves import Curves
 from signalprop.report.run.overview import Told
+from signalprop.watching.statistics import spans_decades
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -96,7 +97,7 @@ def loss(
     at, values = curves[number].scalars[name] if name else (np.zeros(0), np.zeros(0))
     every = [one.scalars[one.loss][1] for one in curves if one.loss]
     whole = np.concatenate(every)
-    log = logarithmic(whole)
+    log = spans_decades(whole)
     shown = np.where(np.isfinite(values) & ((values > 0) | (not log)), values, np.nan)
     figure.add_trace(
         go.Scatter(

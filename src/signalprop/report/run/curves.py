@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from signalprop.watching.file.reader import Run
+from signalprop.watching.file.scalars import Curve
 
 #: shown first, where they are recorded, in this order
 FIRST = ("loss", "learning_rate", "gradient_norm")
@@ -17,10 +18,6 @@ FIRST = ("loss", "learning_rate", "gradient_norm")
 QUIET = ("clipped", "loss_scale", "skipped")
 #: points of a curve
 POINTS = 2000
-#: points that are read for a stretch of a long run
-MOST = 100_000
-
-Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,6 @@ def curves(
     start: int | None = None,
     stop: int | None = None,
     columns: int = POINTS,
-    share: float | None = None,
 ) -> Curves:
     """Read the scalars of a stretch.
 
@@ -58,24 +54,13 @@ def curves(
         run: open.
         start: the first step; None for the beginning.
         stop: the step to end before; None for the end.
-        columns: at most about so many points of each.
-        share: of the whole run that the stretch is, where that is known: less is read then.
+        columns: at most so many points of each.
 
     Returns:
         They, thinned where they are many: of every few neighbours the lowest and the highest.
     """
-    if share is None:
-        share = 1.0 if start is None and stop is None else 0.0
-    known = run.scalars(columns=round(min(MOST, 2 * columns / max(share, 1e-9))))
-    made = {}
-    for name in ordered(known):
-        steps, values = known[name]
-        keep = np.ones(len(steps), bool)
-        if start is not None:
-            keep &= steps >= start
-        if stop is not None:
-            keep &= steps < stop
-        made[name] = thinned(steps[keep], values[keep], columns)
+    known = run.scalars(start, stop, 2 * columns)
+    made = {name: thinned(*known[name], columns) for name in ordered(known)}
     return Curves(run.path.name, made)
 
 
@@ -108,10 +93,3 @@ def thinned(steps: NDArray[np.int64], values: NDArray[np.float64], most: int) ->
     at = np.concatenate([begin + blocks.argmin(axis=1), begin + blocks.argmax(axis=1), ends])
     at = np.unique(at)
     return steps[at], values[at]
-
-
-def logarithmic(values: Sequence[float] | NDArray[np.float64]) -> bool:
-    """Whether a curve needs a log axis: all above zero, over more than two decades."""
-    seen = np.asarray(values, dtype=np.float64)
-    seen = seen[np.isfinite(seen)]
-    return bool(len(seen)) and float(seen.min()) > 0 and float(seen.max() / seen.min()) > 100

@@ -18,12 +18,11 @@ from signalprop.watching.file.result import Values
 NARROW = 0.75
 
 
-def joined(found: Values, *, log: bool) -> Values:
+def joined(found: Values) -> Values:
     """Join columns that are narrower than most with their neighbours.
 
     Args:
         found: values, (columns, sites).
-        log: whether their mean is geometric.
 
     Returns:
         The same where all columns are of a width; else fewer columns.
@@ -43,7 +42,7 @@ def joined(found: Values, *, log: bool) -> Values:
     if len(starts) == len(samples):
         return found
     at = np.asarray(starts)
-    bins = Bins(found.mean, found.low, found.high, found.count).reduce(at, log=log)
+    bins = Bins(found.mean, found.low, found.high, found.count).reduce(at, log=found.log)
     return replace(
         found,
         first=found.first[at],

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from signalprop.report.run import said
 from signalprop.report.run.even import joined
 from signalprop.watching.file.reader import Run
 from signalprop.watching.file.result import Values
+from signalprop.watching.statistics import is_log
+from signalprop.watching.statistics import statistic as known
 
 Of = Literal["mean", "low", "high"]
 Scale = Literal["value", "change"]
@@ -30,6 +31,7 @@ class Heat:
         name: of the run.
         statistic: its name.
         log: whether heights are powers of ten.
+        geometric: whether that is what the mean of joined steps is.
         scale: `value`, or `change` since the first sampled steps.
         sites: names, top to bottom.
         edges: (columns + 1,), the steps between which a column lies.
@@ -45,6 +47,7 @@ class Heat:
     name: str
     statistic: str
     log: bool
+    geometric: bool
     scale: Scale
     sites: tuple[str, ...]
     edges: NDArray[np.float64]
@@ -87,8 +90,8 @@ def heat(
         SignalpropError: there is no such statistic, or the file is damaged.
     """
     found = run.values(statistic, start=start, stop=stop, columns=columns)
-    log = is_log(found)
-    found = joined(found, log=log)
+    log = found.log or is_log(statistic, _whole(run, found, start, stop))
+    found = joined(found)
     value: Floats = getattr(found, of).T
     special = np.full(value.shape, np.nan, np.float32)
     if log:
@@ -105,6 +108,7 @@ def heat(
         run.path.name,
         statistic,
         log,
+        found.log,
         scale,
         found.sites,
         edges(found.first, found.last),
@@ -170,13 +174,11 @@ def beginning(run: Run, statistic: str) -> Floats:
     return np.where(counts.any(axis=0), values, np.float32(np.nan))
 
 
-def is_log(found: Values) -> bool:
-    """Whether a statistic is shown on a log scale: a known one says so, a user's own shows it."""
-    known = said.statistic(found.statistic)
-    if known.of:
-        return known.log
-    seen = found.mean[np.isfinite(found.mean)]
-    return bool(len(seen)) and float(seen.min()) > 0 and float(seen.max() / seen.min()) > 100
+def _whole(run: Run, found: Values, start: int | None, stop: int | None) -> Floats:
+    """What a user's own statistic is over the run, so that all its parts have one scale."""
+    if known(found.statistic).of or (start is None and stop is None):
+        return found.mean
+    return run.values(found.statistic, columns=64).mean
 
 
 def edges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -227,7 +229,7 @@ def limits(
         least = 1.0 if log else 1e-3
         reach = max(abs(low - centre), abs(high - centre), least)
         return centre - reach, centre + reach
-    if said.statistic(name).unit.startswith("share"):
+    if known(name).unit.startswith("share"):
         return 0.0, max(1e-3, float(seen.max()))
     if name.startswith("attention_entropy"):
         return 0.0, max(1e-3, float(seen.max()))

@@ -11,9 +11,9 @@ from signalprop.report import words
 from signalprop.report.chart import MARKED, safe
 from signalprop.report.run import colours, said
 from signalprop.report.run.axes import stack, steps, total
-from signalprop.report.run.curves import Curves, logarithmic, ordered
-from signalprop.report.run.heat import is_log
+from signalprop.report.run.curves import Curves, ordered
 from signalprop.watching.file.result import Values
+from signalprop.watching.statistics import is_log, spans_decades
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,7 +44,7 @@ def scalars(runs: Sequence[Curves], span: tuple[float, float] | None = None) -> 
     layout: dict[str, Any] = {}
     for name, panel in zip(names, panels, strict=True):
         here = [(k, run) for k, run in enumerate(runs) if name in run.scalars]
-        log = logarithmic(np.concatenate([run.scalars[name][1] for _, run in here]))
+        log = spans_decades(np.concatenate([run.scalars[name][1] for _, run in here]))
         for k, run in here:
             at, values = run.scalars[name]
             good = np.isfinite(values) & ((values > 0) | (not log))
@@ -103,7 +103,7 @@ def sites(
         return None
     figure = go.Figure()
     what = found[0][2].statistic
-    log = is_log(found[0][2])
+    log = found[0][2].log or is_log(what, found[0][2].mean)
     names = list(dict.fromkeys(site for _, _, values in found for site in values.sites))
     few = len(names) * len(found) <= 4
     for k, name, values in found:

@@ -182,10 +182,6 @@ def _line(text: Any, most: int) -> str:
 
 
 def _seconds(run: Run) -> float | None:
-    with run._reading() as source:
-        found = source.rows("SELECT min(time), max(time) FROM steps")[0]
-    times = [_real(value) for value in found]
-    if times[0] is None or times[1] is None:
-        return None
-    seconds = times[1] - times[0]
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    """How long it took; None where the file's times make no sense."""
+    seconds = run.seconds
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from signalprop.report import words
 from signalprop.report.run.overview import Overview, Told
-from signalprop.watching.statistics import STATISTICS, Statistic
 
 #: how the statistics are called where there is room for a few words
 NAMES = {
@@ -29,11 +28,6 @@ NAMES = {
 }
 #: looked at first, where the run has it
 FIRST = ("gradient_norm", "delta_rms", "activation_rms", "update_ratio", "gradient_rms")
-
-
-def statistic(name: str) -> Statistic:
-    """What is known of a statistic; of a user's own, its name."""
-    return STATISTICS.get(name) or Statistic(name, "", False, "", "")
 
 
 def label(name: str) -> str:

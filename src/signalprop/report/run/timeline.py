@@ -16,6 +16,7 @@ from signalprop.report.run.curves import Curves
 from signalprop.report.run.even import grid
 from signalprop.report.run.heat import INFINITE, ZERO, Heat, limits
 from signalprop.report.run.overview import Told
+from signalprop.watching.statistics import statistic
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -152,7 +153,11 @@ def caption(heat: Heat, of: str = "mean", *, cells: bool = True) -> str:
         Some short sentences.
     """
     most = int(heat.samples.max()) if len(heat.samples) else 1
-    kind = {"mean": "geometric mean" if heat.log else "mean", "low": "lowest", "high": "highest"}
+    kind = {
+        "mean": "geometric mean" if heat.geometric else "mean",
+        "low": "lowest",
+        "high": "highest",
+    }
     text = "Every column is one sampled step."
     if most > 1:
         text = f"A column joins up to {most:,} sampled steps ({kind.get(of, of)})."
@@ -236,7 +241,7 @@ def _what(heat: Heat) -> str:
     """What the colours say."""
     if heat.scale == "change":
         return f"{said.label(heat.statistic)}, change since the start"
-    unit = said.statistic(heat.statistic).unit
+    unit = statistic(heat.statistic).unit
     return said.label(heat.statistic) + (
         f", {unit}" if unit and not unit.startswith("share") else ""
     )

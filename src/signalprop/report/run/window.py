@@ -14,6 +14,7 @@ from signalprop.report.run.heat import INFINITE, ZERO, Heat, edges
 from signalprop.report.run.overview import Told
 from signalprop.report.run.timeline import Look, Part, timeline
 from signalprop.watching.file.result import Window
+from signalprop.watching.statistics import is_log
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -63,7 +64,7 @@ def kinds(found: Window) -> list[str]:
 
 def _heat(found: Window, statistic: str, sites: Sequence[str], name: str) -> Heat:
     value = np.asarray(found.values[statistic], np.float32).T
-    log = said.statistic(statistic).log
+    log = is_log(statistic, value)
     special = np.full(value.shape, np.nan, np.float32)
     if log:
         special[value <= 0] = ZERO
@@ -74,6 +75,7 @@ def _heat(found: Window, statistic: str, sites: Sequence[str], name: str) -> Hea
     return Heat(
         name,
         statistic,
+        log,
         log,
         "value",
         tuple(sites[: len(value)]),

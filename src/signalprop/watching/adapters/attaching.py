@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import inspect
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,60 +14,13 @@ import torch
 from torch import Tensor
 
 from signalprop.errors import SignalpropError
-from signalprop.watching.actions import Actions, StopTraining
-from signalprop.watching.sample import Alarm
+from signalprop.watching.actions import Actions
 from signalprop.watching.watch import Watch, watch
 
+_LOG = logging.getLogger("signalprop")
+
 #: options of `watch` that a trainer knows better
-_TRAINERS = ("model", "optimizer", "start", "scaler")
-
-
-class Stop:
-    """Keeps that the training is to end, for the trainer to end it in its own way.
-
-    `watch` ends a training by an exception out of `optimizer.step`, which a trainer would take for
-    a failure. So `stop` in `on=` becomes a call of this, and a function that raises StopTraining
-    is called by something that catches it.
-
-    Attributes:
-        alarm: why; None while it goes on.
-    """
-
-    def __init__(self) -> None:
-        self.alarm: Alarm | None = None
-
-    def __call__(self, alarm: Alarm) -> None:
-        """An alert after which the training is to end."""
-        self.alarm = self.alarm or alarm
-
-    def instead(self, on: Any) -> Any:
-        """What is given to `watch` as `on=`.
-
-        Args:
-            on: as the user gave it.
-
-        Returns:
-            The same, without anything that raises.
-        """
-        if isinstance(on, Mapping):
-            return {key: self.instead(actions) for key, actions in on.items()}
-        if isinstance(on, str):
-            return self if on == "stop" else on
-        if callable(on):
-            return self._caught(on)
-        if isinstance(on, Sequence):
-            return [self.instead(action) for action in on]
-        return on
-
-    def _caught(self, function: Callable[[Alarm], object]) -> Callable[[Alarm], None]:
-        @functools.wraps(function)
-        def call(alarm: Alarm) -> None:
-            try:
-                function(alarm)
-            except StopTraining as stop:
-                self(stop.alarm)
-
-        return call
+_TRAINERS = ("model", "optimizer", "start", "scaler", "raises")
 
 
 class Attachment:
@@ -78,7 +31,7 @@ class Attachment:
 
     Attributes:
         watch: the watch of the training that is under way, or of the last one; None before.
-        stop: whether it is to end.
+        every: steps from sample to sample.
         next: the step after the last one seen.
 
     Raises:
@@ -95,13 +48,13 @@ class Attachment:
         every = self._options.get("every", 50)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise SignalpropError(f"every={every!r} must be a whole number of steps, 1 or more")
-        on = self._options.get("on", "warn")
         if "rules" not in self._options:
-            Actions(on)  # says now what is wrong with it, not an hour into a queue
+            # says now what is wrong with it, not an hour into a queue
+            Actions(self._options.get("on", "warn"))
         self.every: int = every
         self.watch: Watch | None = None
-        self.stop = Stop()
-        self.next = 0
+        self.next = self._first = 0
+        self._joint = False
         self._ending: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,17 +85,17 @@ class Attachment:
             The watch.
         """
         self.end()
-        self.stop = Stop()
         options = dict(self._options)
-        options["on"] = self.stop.instead(options.get("on", "warn"))
         to = options.get("to", "run.sp")
         if options.get("mode") is None:
             goes_on = start > 0 and to is not None and Path(to).exists()
             options["mode"] = "resume" if goes_on else "new"
         if isinstance(scaler, torch.amp.GradScaler) and not scaler.is_enabled():
             scaler = None
-        made = watch(models, list(optimizers), start=start, scaler=scaler, **options)
-        self.watch, self.next = made, start
+        # an exception out of an update would be a failure to a trainer, which ends by a flag
+        made = watch(models, list(optimizers), start=start, scaler=scaler, raises=False, **options)
+        self.watch, self.next, self._first = made, made.steps, made.steps
+        self._joint = made.ranks > 1 and made.ranks == torch.distributed.get_world_size()
         # where nothing tells of the end: the callback is thrown away, or the interpreter ends
 
         def closing() -> None:
@@ -165,7 +118,7 @@ class Attachment:
     def end(self) -> None:
         """The training is over; a second call does nothing."""
         if self.watch is not None and self._ending is not None:
-            self.next = self.watch._stepper.step
+            self.next = self.watch.steps
             ending, self._ending = self._ending, None
             ending()
 
@@ -177,13 +130,18 @@ class Attachment:
     @property
     def sampling(self) -> bool:
         """Whether the step that is under way is sampled."""
-        return self.open and self.watch is not None and self.watch._stepper._sampling is not None
+        return self.open and self.watch is not None and self.watch.sampling
+
+    @property
+    def stops(self) -> bool:
+        """Whether the training is to end; of several processes at the same step on all."""
+        return self.open and self.watch is not None and self.watch.stopped is not None
 
     def stepped(self) -> int | None:
         """The step that has ended since the last call; None if none has."""
         if self.watch is None or not self.open:
             return None
-        now = self.watch._stepper.step
+        now = self.watch.steps
         if now == self.next:
             return None
         self.next = now
@@ -191,15 +149,37 @@ class Attachment:
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Record those numbers that are some, of the step that has just ended."""
-        if self.watch is None or not self.open or self.next == 0:
+        if self.watch is None or not self.open or self.next == self._first:
             return
         numbers = {str(k): v for k, v in values.items() if _is_number(v)}
         if numbers:
             self.watch.log(**numbers)
 
-    def asks_to_stop(self) -> bool:
-        """Whether any action may end a training."""
-        return _asks(self._options.get("on", "warn"))
+    def mean(self, value: Any, device: torch.device) -> Any:
+        """A number's mean over the processes that are recorded as one.
+
+        All of them call it alike, whatever has become of their watches.
+
+        Args:
+            value: on this process; what is no single number does not count.
+            device: where the processes can add.
+
+        Returns:
+            The mean, on that device; the value itself where there is one process, or it is none.
+        """
+        if not self._joint:
+            return value
+        row = torch.zeros(2, device=device)  # sum and count
+        if _is_number(value):
+            row[0] = value.detach().reshape(()) if isinstance(value, Tensor) else float(value)
+            row[1] = 1
+        try:
+            torch.distributed.all_reduce(row)
+        except RuntimeError as error:  # another process is gone, which is the trainer's to say
+            self._joint = False
+            _LOG.warning("what is logged is of this process alone (%s)", error)
+            return value
+        return row[0] / row[1] if _is_number(value) else value
 
 
 class Losses:
@@ -214,7 +194,7 @@ class Losses:
         if isinstance(loss, Tensor):
             if loss.numel() != 1:
                 return
-            loss = loss.detach().reshape(())
+            loss = loss.detach().reshape(()).clone()  # trainers scale it in place
         elif not _is_number(loss):
             return
         self._sum = loss if self._sum is None else self._sum + loss
@@ -233,11 +213,3 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _asks(on: Any) -> bool:
-    if isinstance(on, Mapping):
-        return any(_asks(actions) for actions in on.values())
-    if isinstance(on, str):
-        return on == "stop"
-    return callable(on) or (isinstance(on, Sequence) and any(_asks(action) for action in on))

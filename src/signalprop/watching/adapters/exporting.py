@@ -11,6 +11,7 @@ import numpy as np
 from signalprop.watching.adapters.adapter import Adapter
 from signalprop.watching.file.reader import Run
 from signalprop.watching.file.result import Alert
+from signalprop.watching.file.scalars import Curve
 from signalprop.watching.sample import Alarm, Sample
 
 #: sampled steps that are read at a time
@@ -37,17 +38,18 @@ def export(run: str | Path, adapter: Adapter) -> int:
         kept = {int(s) for name in names for s in file.values(name, every[:1]).first}
         steps = np.asarray(sorted(kept), np.int64)
         logged: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (when, values) in file.scalars().items():
-            for step, value in zip(when.tolist(), values.tolist(), strict=True):
-                logged[step][name] = value
+        begin: int | None = None
         alerts = sorted(file.alerts, key=lambda alert: alert.step)
         for at in range(0, len(steps), STRETCH):
             part = steps[at : at + STRETCH]
+            end = int(part[-1]) + 1
             values = {
                 name: found
                 for name in names
-                if (found := file.values(name, every, int(part[0]), int(part[-1]) + 1)).first.size
+                if (found := file.values(name, every, int(part[0]), end)).first.size
             }
+            _add(logged, file.scalars(begin, end))
+            begin = end
             rows: dict[int, dict[str, np.ndarray]] = defaultdict(dict)
             for name, found in values.items():
                 # a step at which a value was not finite has it as its largest
@@ -58,9 +60,16 @@ def export(run: str | Path, adapter: Adapter) -> int:
             for step in part.tolist():
                 _before(adapter, step, logged, alerts)
                 adapter.sample(Sample(step, sites, rows[step], logged.pop(step, {})))
+        _add(logged, file.scalars(begin))
         _before(adapter, None, logged, alerts)
     adapter.close()
     return len(steps)
+
+
+def _add(logged: dict[int, dict[str, float]], scalars: Mapping[str, Curve]) -> None:
+    for name, (when, values) in scalars.items():
+        for step, value in zip(when.tolist(), values.tolist(), strict=True):
+            logged[step][name] = value
 
 
 def _before(

@@ -26,11 +26,11 @@ class SignalpropCallback(TrainerCallback):
     Training is the same bit for bit. A step is an update (with gradient accumulation several
     batches). The `loss` of every step is read from the model's own output, where it has one, as the
     Trainer tells no more than its mean over `logging_steps`; all else that it logs (`eval_loss`,
-    `grad_norm`, ...) is recorded when it does.
+    `grad_norm`, ...) is recorded when it does. Of several processes it is that of the global batch.
 
     A training with `resume_from_checkpoint` goes on in its run file, at the right step. The action
     `stop` sets `control.should_training_stop`, so that the Trainer ends in its usual way; with
-    several processes they agree on it at sampled steps.
+    several processes all do at the next sampled step. Give the callback to all of them.
 
     The Trainer tells nobody when training fails. The run file has all by then, and whatever is
     under way is written when the next training starts, the callback is thrown away, or the
@@ -112,10 +112,12 @@ class SignalpropCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> Any:
         """An update was made."""
         step = self._attached.stepped()
-        loss = None if self._loss is None else self._loss.take()
-        if step is not None and loss is not None:
-            self._attached.log({"loss": loss})
-        if self._stops(state.global_step):
+        if self._loss is not None:
+            own = self._loss.take(_parts(args, given.get("model")))
+            loss = self._attached.mean(own, args.device)
+            if step is not None and loss is not None:
+                self._attached.log({"loss": loss})
+        if self._attached.stops:
             control.should_training_stop = True
         return control
 
@@ -130,20 +132,12 @@ class SignalpropCallback(TrainerCallback):
         """Training is over."""
         self.close()
 
-    # ---- inside ------------------------------------------------------------------------------
 
-    def _stops(self, step: int) -> bool:
-        stop = self._attached.stop.alarm is not None
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not several or torch.distributed.get_world_size() == 1:
-            return stop
-        # only the process that writes knows of alerts
-        if step % self._attached.every or not self._attached.asks_to_stop():
-            return False
-        nccl = torch.distributed.get_backend() == "nccl"
-        flag = torch.tensor(float(stop), device="cuda" if nccl else "cpu")
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+def _parts(args: Any, model: Any) -> int:
+    """Into how many parts the Trainer takes the sum over a step's tokens apart."""
+    if not getattr(args, "average_tokens_across_devices", False):
+        return 1
+    return max(1, args.world_size // (getattr(model, "tp_size", None) or 1))
 
 
 class _Output:
@@ -163,6 +157,14 @@ class _Output:
             self._summed = kwargs.get("num_items_in_batch") is not None
             self._losses.add(loss)
 
-    def take(self) -> Any:
-        """The loss of the step."""
-        return self._losses.take(summed=self._summed)
+    def take(self, parts: int) -> Any:
+        """The loss of the step.
+
+        Args:
+            parts: of a sum over the tokens of all processes, each of which has its own terms.
+
+        Returns:
+            The mean over this process's tokens, as if the others had as many; None without.
+        """
+        loss = self._losses.take(summed=self._summed)
+        return loss if loss is None or not self._summed else loss * parts

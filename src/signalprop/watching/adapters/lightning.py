@@ -41,11 +41,12 @@ class SignalpropCallback(Callback):
     Training is the same bit for bit. The watch attaches when training starts, to the
     LightningModule and its optimizers, and ends with it, also by an exception. A step is an update
     (with gradient accumulation several batches); `loss` is recorded of every step, of several
-    batches their mean, and `trainer.callback_metrics` at sampled steps and after validation.
+    batches and processes their mean, and `trainer.callback_metrics` at sampled steps and after
+    validation.
 
     A training that goes on from a checkpoint goes on in its run file, at the right step. The action
     `stop` sets `trainer.should_stop`, so that Lightning ends in its usual way, with its checkpoints
-    and its minimum of steps; with several processes they agree on it at sampled steps.
+    and its minimum of steps; with several processes all do at the next sampled step.
 
     Args:
         every: steps from sample to sample.
@@ -103,7 +104,7 @@ class SignalpropCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         watch = self.watch
-        return {"step": self._attached.next if watch is None else watch._stepper.step}
+        return {"step": self._attached.next if watch is None else watch.steps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """What a checkpoint has kept."""
@@ -139,18 +140,18 @@ class SignalpropCallback(Callback):
     ) -> None:
         """A batch is over, and perhaps an update."""
         found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        self._loss.add(found)
+        self._loss.add(self._attached.mean(found, trainer.strategy.root_device))
         step = self._attached.stepped()
         if step is None:
             return
         # in automatic optimisation each is divided by the number of batches already
         loss = self._loss.take(summed=pl_module.automatic_optimization)
         values: dict[str, Any] = {} if loss is None else {"loss": loss}
-        sampled = step % self._attached.every == 0
-        if sampled:
+        if step % self._attached.every == 0:
             values = {**trainer.callback_metrics, **values}
         self._attached.log(values)
-        self._perhaps_stop(trainer, sampled=sampled)
+        if self._attached.stops:
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """A validation is over: its metrics are known."""
@@ -183,15 +184,6 @@ class SignalpropCallback(Callback):
         for call in undo:
             call()
         self._loss = Losses()
-
-    def _perhaps_stop(self, trainer: Any, *, sampled: bool) -> None:
-        stop = self._attached.stop.alarm is not None
-        if trainer.world_size > 1:  # only the process that writes knows of alerts
-            if not (sampled and self._attached.asks_to_stop()):
-                return
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop:
-            trainer.should_stop = True
 
     def _models(self, trainer: Any, module: Any) -> Any:
         """What is watched; `training_step` is made a pass of the LightningModule where it is."""

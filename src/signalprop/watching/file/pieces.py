@@ -55,12 +55,12 @@ class Source:
         rows = self.rows("SELECT id, name, op, kind, model FROM sites ORDER BY id")
         if [row[0] for row in rows] != list(range(len(rows))):
             raise ValueError("the sites have gaps")
-        return tuple(RunSite(*map(_text, row[1:])) for row in rows)
+        return tuple(RunSite(*map(text, row[1:])) for row in rows)
 
     def statistics(self) -> dict[str, tuple[int, bool]]:
         """Id of every statistic, and whether it is of log scale."""
         rows = self.rows("SELECT name, id, log FROM statistics ORDER BY id")
-        return {_text(name): (_whole(key), bool(log)) for name, key, log in rows}
+        return {text(name): (whole(key), bool(log)) for name, key, log in rows}
 
     # ---------------------------------------------------------------- values
 
@@ -69,7 +69,7 @@ class Source:
         statistic: int,
         sites: int,
         picked: Sequence[int] | None,
-        limits: tuple[int | None, int | None],
+        ends: tuple[int, int],
         columns: int | None,
         *,
         log: bool,
@@ -80,7 +80,7 @@ class Source:
             statistic: its id.
             sites: how many there are.
             picked: indices of those that are wanted; None for all.
-            limits: the first step, and the one to end before.
+            ends: the first step, and the one to end before.
             columns: wanted; the answer may have up to some four times as many.
             log: whether it is of log scale.
 
@@ -90,9 +90,7 @@ class Source:
         Raises:
             SignalpropError: it would be more than memory should hold.
         """
-        begin = -(1 << 63) if limits[0] is None else limits[0]
-        end = (1 << 63) - 1 if limits[1] is None else limits[1]
-        pieces = self._cover(self._level(begin, end, columns), begin, end)
+        pieces = self._cover(self._level(*ends, columns), *ends)
         width = sites if picked is None else len(picked)
         cells = sum(len(spans) for _, spans in pieces) * width
         if 8 * cells > MODEST + 8 * self.size:
@@ -104,15 +102,15 @@ class Source:
         for level, spans in pieces:
             read = self._samples if level == 0 else self._bins
             parts.append(read(statistic, level, spans, sites, picked, log))
-        whole = Bins.stack(parts) if parts else Bins.missing(0, width)
+        bins = Bins.stack(parts) if parts else Bins.missing(0, width)
         spans = [span for _, found in pieces for span in found]
-        return ([s[1] for s in spans], [s[2] for s in spans], [s[3] for s in spans]), whole
+        return ([s[1] for s in spans], [s[2] for s in spans], [s[3] for s in spans]), bins
 
     def _level(self, begin: int, end: int, columns: int | None) -> int:
         """The coarsest level that has at least a quarter as many bins as columns are wanted."""
         if columns is None:
             return 0
-        top = min(_whole(self.one("SELECT coalesce(max(level), 0) FROM bins")), 40)
+        top = min(whole(self.one("SELECT coalesce(max(level), 0) FROM bins")), 40)
         for level in range(top, 0, -1):
             question = "SELECT count(*) FROM bins WHERE level=? AND first>=? AND first<?"
             if 4 * self.one(question, level, begin, end) >= columns:
@@ -204,7 +202,7 @@ class Source:
         """Alerts with an id above one."""
         question = "SELECT step, code, severity, site, detail FROM alerts WHERE id>? ORDER BY id"
         return tuple(
-            Alert(_whole(step), _text(code), _text(severity), site and _text(site),
+            Alert(whole(step), text(code), text(severity), site and text(site),
                   schema.from_json(detail))
             for step, code, severity, site, detail in self.rows(question, after)
         )  # fmt: skip
@@ -213,7 +211,7 @@ class Source:
         """All windows."""
         values: dict[int, dict[str, bytes]] = {}
         for key, name, value in self.rows("SELECT window, statistic, value FROM window_values"):
-            values.setdefault(key, {})[_text(name)] = value
+            values.setdefault(key, {})[text(name)] = value
         made = []
         for key, step, reason, blob in self.rows("SELECT id, step, reason, steps FROM windows"):
             steps = np.frombuffer(_bytes(blob), "<i8")
@@ -221,16 +219,16 @@ class Source:
                 name: np.frombuffer(_bytes(value), "<f4").reshape(len(steps), -1)
                 for name, value in values.get(key, {}).items()
             }
-            made.append(Window(_whole(step), _text(reason), steps, matrices))
+            made.append(Window(whole(step), text(reason), steps, matrices))
         return tuple(made)
 
     def replays(self) -> tuple[Replay, ...]:
         """All replays."""
         states: dict[int, dict[str, bytes]] = {}
         for key, name, state in self.rows("SELECT replay, generator, state FROM replay_states"):
-            states.setdefault(key, {})[_text(name)] = _bytes(state)
+            states.setdefault(key, {})[text(name)] = _bytes(state)
         return tuple(
-            Replay(_whole(step), site and _text(site), batch if batch is None else _whole(batch),
+            Replay(whole(step), site and text(site), batch if batch is None else whole(batch),
                    states.get(key, {}), schema.from_json(detail))
             for key, step, site, batch, detail in self.rows(
                 "SELECT id, step, site, batch, detail FROM replays ORDER BY id"
@@ -239,19 +237,20 @@ class Source:
 
     def _ends(self) -> list[int]:
         ask = "SELECT coalesce(max(id), 0) FROM "
-        return [_whole(self.one(ask + table)) for table in ("samples", "scalars", "alerts")]
+        return [whole(self.one(ask + table)) for table in ("samples", "scalars", "alerts")]
 
-    def _generation(self) -> str:
+    def generation(self) -> str:
+        """Another one where what was known of the rows does not hold any more."""
         rows = self.rows("SELECT value FROM meta WHERE key='_generation'")
-        return _text(rows[0][0]) if rows else ""
+        return text(rows[0][0]) if rows else ""
 
     def cursor(self) -> str:
         """The present end."""
-        return ":".join([self._generation(), *map(str, self._ends())])
+        return ":".join([self.generation(), *map(str, self._ends())])
 
     def news(self, cursor: str | None, limit: int) -> News:
         """What came after a cursor; at most so many samples."""
-        generation = self._generation()
+        generation = self.generation()
         known, *given = (cursor or "").split(":")
         right = (
             known == generation
@@ -269,7 +268,7 @@ class Source:
         for key, step, statistic, blob in found:
             row = np.full(sites, np.nan, np.float32)
             _fill(row, _floats(blob, sites), None)
-            values.setdefault(_whole(step), {})[names[statistic]] = row
+            values.setdefault(whole(step), {})[names[statistic]] = row
             at[0] = key
         scalars = self.rows(
             "SELECT id, step, name, value FROM scalars WHERE id>? ORDER BY id LIMIT 100000", at[1]
@@ -284,7 +283,7 @@ class Source:
             at != ends,
             sites,
             values,
-            tuple((_whole(s), _text(n), np.nan if v is None else float(v))
+            tuple((whole(s), text(n), np.nan if v is None else float(v))
                   for _, s, n, v in scalars),
             alerts,
             len(self.rows("SELECT id FROM windows")),
@@ -314,13 +313,15 @@ def _bytes(value: Any) -> bytes:
     return value
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """See that an answer is a text."""
     if not isinstance(value, str):
         raise TypeError("not a text")
     return value
 
 
-def _whole(value: Any) -> int:
+def whole(value: Any) -> int:
+    """See that an answer is a whole number."""
     if not isinstance(value, int):
         raise TypeError("not a whole number")
     return value

@@ -17,7 +17,9 @@ from signalprop.watching.file import schema
 from signalprop.watching.file.opening import connect
 from signalprop.watching.file.pieces import Source
 from signalprop.watching.file.result import Alert, News, Replay, Values, Window
+from signalprop.watching.file.scalars import Curve, Scalars
 from signalprop.watching.file.schema import RunSite
+from signalprop.watching.file.stretch import limits
 
 
 class Run:
@@ -39,6 +41,7 @@ class Run:
         self.path = Path(path)
         self._one = threading.RLock()  # a connection answers one question at a time
         self._connection, self._guard, self.notice = connect(self.path)
+        self._scalars = Scalars()
 
     # ---------------------------------------------------------------- what is there
 
@@ -68,6 +71,34 @@ class Run:
             rows = source.rows("SELECT step FROM steps ORDER BY number", most=1 << 26)
             return np.asarray([row[0] for row in rows], dtype=np.int64)
 
+    @property
+    def times(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The sampled steps that are kept in full, and when each was recorded.
+
+        Times are seconds since 1970, by the clock of the machine that trained. Both are of one
+        look at the file, so that they belong together while it is written.
+        """
+        with self._reading() as source:
+            rows = source.rows("SELECT step, time FROM steps ORDER BY number", most=1 << 26)
+            steps = np.asarray([row[0] for row in rows], dtype=np.int64)
+            return steps, np.asarray([row[1] for row in rows], dtype=np.float64)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds from the first of `times` to the last; None where nothing was sampled yet.
+
+        The time between two parts of a run that was resumed counts.
+        """
+        with self._reading() as source:
+            ends = [
+                source.rows(f"SELECT time FROM steps ORDER BY number {order} LIMIT 1")
+                for order in ("ASC", "DESC")
+            ]
+            if not ends[0]:
+                return None
+            first, last = (float(rows[0][0]) for rows in ends)
+            return last - first
+
     # ---------------------------------------------------------------- values
 
     def values(
@@ -93,10 +124,11 @@ class Run:
             joined column at the border may hold steps beyond it.
 
         Raises:
-            SignalpropError: an unknown statistic or site, or more values than memory should hold.
+            SignalpropError: an unknown statistic or site, a step that is no number, or more values
+                than memory should hold.
         """
-        if columns is not None and columns < 1:
-            raise SignalpropError("columns must be at least 1")
+        ends = limits(start, stop)
+        _check(columns)
         with self._reading() as source:
             known = source.statistics()
             if statistic not in known:
@@ -115,7 +147,7 @@ class Run:
                     raise SignalpropError(f"{self.path} has no site {unknown[0]!r}")
                 picked = [places[name] for name in wanted]
                 names = list(wanted)
-            spans, bins = source.stretch(key, count, picked, (start, stop), columns, log=log)
+            spans, bins = source.stretch(key, count, picked, ends, columns, log=log)
         first, last, samples = (np.asarray(v, np.int64) for v in spans)
         if columns is not None and len(first) > columns:
             starts = np.arange(0, len(first), -(-len(first) // columns))
@@ -133,38 +165,34 @@ class Run:
             bins.low,
             bins.high,
             bins.count,
+            log,
         )
 
     def scalars(
-        self, columns: int | None = None
-    ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Scalars by name.
+        self, start: int | None = None, stop: int | None = None, columns: int | None = None
+    ) -> dict[str, Curve]:
+        """Scalars by name: numbers of the steps, such as the loss, in the order of their steps.
+
+        The first time that a stretch is asked for, all of the file's scalars are glanced at; from
+        then on only those around a stretch, and those that are new.
 
         Args:
-            columns: at most about so many values of each, by means over neighbouring ones; None
-                for all.
+            start: the first step; None for the beginning.
+            stop: the step to end before; None for the end.
+            columns: join neighbouring values by their means so that there are at most so many of
+                each name; None for all.
 
         Returns:
-            Steps and values; where values were joined, the first step of them.
+            Steps and values of each name that has some there; where values were joined, the first
+            step of them. A step that was logged twice is there twice.
+
+        Raises:
+            SignalpropError: a step is no number, or columns is not positive.
         """
+        ends = limits(start, stop)
+        _check(columns)
         with self._reading() as source:
-            question = "SELECT name, step, value FROM scalars ORDER BY id"
-            if columns is not None:
-                last = source.one("SELECT coalesce(max(id), 0) FROM scalars")
-                width = max(1, -(-last // max(1, columns)))
-                question = (
-                    "SELECT name, min(step), avg(value) FROM scalars "
-                    f"GROUP BY name, id / {width} ORDER BY min(id)"
-                )
-            found: dict[str, tuple[list[int], list[float]]] = {}
-            for name, step, value in source.rows(question, most=1 << 24):
-                steps, values = found.setdefault(str(name), ([], []))
-                steps.append(step)
-                values.append(np.nan if value is None else value)
-            return {
-                name: (np.asarray(s, dtype=np.int64), np.asarray(v, dtype=np.float64))
-                for name, (s, v) in found.items()
-            }
+            return self._scalars.read(source, ends, columns)
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
@@ -272,3 +300,8 @@ class Run:
                 with contextlib.suppress(sqlite3.Error):
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
+
+
+def _check(columns: int | None) -> None:
+    if columns is not None and columns < 1:
+        raise SignalpropError("columns must be at least 1")

@@ -30,6 +30,7 @@ class Values:
         high: (columns, sites), largest value; inf where there was one.
         count: (columns, sites), values that count: finite ones, of a statistic of log scale the
             positive ones. Less than `samples` where some were not measured or not finite.
+        log: whether it was recorded as one of log scale.
     """
 
     statistic: str
@@ -41,6 +42,7 @@ class Values:
     low: Floats
     high: Floats
     count: Counts
+    log: bool
 
 
 @dataclass(frozen=True)

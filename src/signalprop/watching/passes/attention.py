@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from signalprop.capture.statistics import Scalar
+from signalprop.compiled.sums import PLAIN
 
 #: queries and samples that are looked at, spread evenly
 QUERIES, SAMPLES = 16, 4
 #: torch functions that are looked at
 SEEN = frozenset({"scaled_dot_product_attention", "softmax", "multi_head_attention_forward"})
-#: classes that are what they seem; others may be masks that lie nowhere
-PLAIN = (Tensor, torch.nn.Parameter)
 #: products in one head up to which numpy takes no threads of its own
 ALONE = 1 << 18
 #: a mask adds less than the first to leave a logit out, which is then the second: its exp is 0

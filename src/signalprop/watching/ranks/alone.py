@@ -64,6 +64,11 @@ class Ranks:
     told: Alarm | None = None
 
     @property
+    def together(self) -> int:
+        """How many processes are recorded as one."""
+        return 1
+
+    @property
     def averaged(self) -> float:
         """By how much delta on a rank is larger than with the loss of the global batch."""
         return 1.0

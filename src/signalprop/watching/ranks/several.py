@@ -72,6 +72,11 @@ class Several(Ranks):
         self._everyone: Any = None
 
     @property
+    def together(self) -> int:
+        """How many processes are recorded as one; 1 where the others do not watch."""
+        return 1 if self._control is None else self.world
+
+    @property
     def averaged(self) -> float:
         """By how much delta on a rank is larger than with the loss of the global batch."""
         return self._groups.averaged

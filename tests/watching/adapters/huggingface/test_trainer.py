@@ -10,97 +10,18 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from tests.watching.adapters.huggingface.trainers import gpt, outcome, same, scaled, trainer
 from torch import nn
 
 from signalprop.errors import SignalpropError
+from signalprop.watching.adapters.huggingface import SignalpropCallback
 from signalprop.watching.file.reader import Run
 from signalprop.watching.watch import watch
-
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-pytest.importorskip("accelerate", reason="accelerate is not installed")
-from signalprop.watching.adapters.huggingface import SignalpropCallback  # noqa: E402
 
 pytestmark = [
     # torch and transformers about names of theirs that change
     pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning"),
 ]
-CONFIG = {"n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
-
-
-class Data(torch.utils.data.Dataset):
-    """Sequences of 12 tokens out of 50."""
-
-    def __init__(self):
-        draws = torch.Generator().manual_seed(1)
-        self.x = torch.randint(0, 50, (64, 12), generator=draws)
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return {"input_ids": self.x[i], "labels": self.x[i]}
-
-
-def gpt(nan_at=None, raises_at=None):
-    model = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=0, **CONFIG)
-    )
-    model.calls = 0
-
-    def trouble(module, args, output):
-        if module.training:
-            model.calls += 1
-        if model.calls - 1 == raises_at:
-            raise RuntimeError("boom")
-        return output * float("nan") if module.training and model.calls - 1 == nan_at else None
-
-    model.lm_head.register_forward_hook(trouble)
-    return model
-
-
-def trainer(folder, callbacks, model=None, *, steps=12, patch=None, **options):
-    transformers.set_seed(0)
-    arguments = transformers.TrainingArguments(
-        str(folder),
-        **{
-            "max_steps": steps,
-            "per_device_train_batch_size": 4,
-            "use_cpu": True,
-            "report_to": [],
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_steps": 5,
-            "learning_rate": 1e-3,
-            **options,
-        },
-    )
-    made = transformers.Trainer(
-        gpt() if model is None else model,
-        arguments,
-        train_dataset=Data(),
-        eval_dataset=Data(),
-        callbacks=callbacks,
-    )
-    if patch is not None:
-        patch(made)
-    made.remove_callback(transformers.PrinterCallback)
-    return made
-
-
-def outcome(folder, callbacks=(), resume=None, **options):
-    made = trainer(folder, list(callbacks), **options)
-    made.train(resume_from_checkpoint=resume)
-    logged = [(x.get("loss"), x.get("eval_loss")) for x in made.state.log_history]
-    return logged, list(made.model.parameters()), torch.get_rng_state()
-
-
-def same(a, b):
-    return a[0] == b[0] and all(map(torch.equal, a[1], b[1])) and torch.equal(a[2], b[2])
-
-
-def scaled(made):
-    """A GradScaler on the CPU, which accelerate makes on accelerators only."""
-    made.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +122,11 @@ def test_without_a_look_at_the_loss_it_is_the_trainers_mean(tmp_path):
         assert run.scalars()["loss"][0].tolist() == [4, 9]
 
 
-def test_a_training_that_is_resumed_goes_on_in_its_file(tmp_path):
+@pytest.mark.parametrize("looks", [False, True], ids=["plain", "evaluated first"])
+def test_a_training_that_is_resumed_goes_on_in_its_file(tmp_path, looks):
     options = {"save_strategy": "steps", "save_steps": 6, "lr_scheduler_type": "constant"}
+    if looks:  # numbers before the first update, which are of no step
+        options |= {"eval_strategy": "steps", "eval_steps": 4, "eval_on_start": True}
     first = SignalpropCallback(every=4, to=tmp_path / "run.sp")
     outcome(tmp_path, [first], steps=10, **options)
     second = SignalpropCallback(every=4, to=tmp_path / "run.sp")
@@ -259,7 +183,8 @@ def test_a_failed_training_ends_with_the_next_one_or_with_its_callback(tmp_path)
 
 def test_a_failed_training_is_whole_when_the_interpreter_ends(tmp_path):
     code = f"""
-        from tests.watching.adapters.test_huggingface import SignalpropCallback, gpt, trainer
+        from signalprop.watching.adapters.huggingface import SignalpropCallback
+        from tests.watching.adapters.huggingface.trainers import gpt, trainer
         callback = SignalpropCallback(every=2, to={str(tmp_path / "run.sp")!r})
         trainer({str(tmp_path)!r}, [callback], gpt(raises_at=5)).train()
     """
