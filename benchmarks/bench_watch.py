@@ -37,7 +37,7 @@ from benchmarks.bench_recurrent import processor
 from benchmarks.networks import NETWORKS
 from benchmarks.timing import RESULTS, machine
 from benchmarks.watch_peers import peers
-from benchmarks.watchers import Hooks, Norms, Signalprop, Watcher
+from benchmarks.watchers import Hooks, Norms, Pure, Signalprop, Watcher
 
 #: too small to change anything, too large to be lost in rounding
 LEARNING_RATE = 1e-7
@@ -62,6 +62,7 @@ OURS: dict[str, Way] = {
     "signalprop, every 10": Way(Signalprop, 10),
     "signalprop, every 50": Way(Signalprop, 50),
     "signalprop, not sampled": Way(Signalprop, NEVER),
+    "signalprop without compiled sums, every step": Way(Pure, 1),
     "hooks: 4 statistics, gradient norms": Way(Hooks),
     "gradient norms alone": Way(Norms),
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from signalprop.compiled import sums
 from signalprop.watching.watch import watch
 
 
@@ -95,6 +97,20 @@ class Signalprop(Watcher):
             }
             for alarm in self.run.alarms
         ]
+
+
+class Pure(Signalprop):
+    """The same where no compiler is at hand, with the sums of numpy and torch."""
+
+    def start(self) -> None:
+        os.environ["SIGNALPROP_COMPILED"] = "0"
+        sums.functions.cache_clear()
+        super().start()
+
+    def close(self) -> None:
+        super().close()
+        del os.environ["SIGNALPROP_COMPILED"]
+        sums.functions.cache_clear()
 
 
 class Norms(Watcher):
