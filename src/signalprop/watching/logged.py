@@ -48,11 +48,12 @@ class Logged:
         numbers: dict[str, float] = {}
         for name, value in values.items():
             try:
-                value = value.detach() if isinstance(value, Tensor) else value
-                if isinstance(value, Tensor) and value.device.type != "cpu":
-                    self._bring(step, name, value)
-                else:
+                if not isinstance(value, Tensor):
                     numbers[name] = float(value)
+                elif value.is_cpu:
+                    numbers[name] = float(value.item())
+                else:
+                    self._bring(step, name, value.detach())
             except Exception:
                 self._warn(
                     f"{name}={type(value).__name__} is no number and is not recorded; give a float "

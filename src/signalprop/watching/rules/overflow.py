@@ -100,7 +100,8 @@ class Finite:
             if lost:
                 self.what, self.where, self.exact = "loss", None, False
             return lost
-        if (lost or not scaled) and np.fmax.reduce(gradients, initial=0.0) == math.inf:
+        # at every step: looked for in a list, with none of numpy's calls
+        if (lost or not scaled) and math.inf in gradients.tolist():
             infinite = np.isinf(gradients)
             self.what, self.where = "gradient", int(np.flatnonzero(infinite)[-1])
             self.count = int(infinite.sum())
