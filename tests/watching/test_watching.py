@@ -40,6 +40,8 @@ def step(model, optimizer, x=None, factor=1.0):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"to": 3}, "to=3 must be the path of a file"),
+        ({"to": ""}, "to='' must be the path of a file"),
         ({"every": 0}, "every=0 must be a whole number"),
         ({"every": 2.5}, "every=2.5"),
         ({"every": True}, "every=True"),
@@ -54,7 +56,7 @@ def step(model, optimizer, x=None, factor=1.0):
 def test_bad_arguments_are_refused_with_one_sentence(options, said, tmp_path):
     model, optimizer = small()
     with pytest.raises(SignalpropError, match=said):
-        watch(model, optimizer, to=tmp_path / "run.sp", **options)
+        watch(model, optimizer, **({"to": tmp_path / "run.sp"} | options))
     assert not os.listdir(tmp_path)
     assert not optimizer._optimizer_step_post_hooks
 

@@ -42,9 +42,25 @@ def first_step(start: int | None, to: Path | None, mode: str) -> int:
         return 0  # the writer will say what is wrong with it
 
 
-def free(path: Path) -> Path:
-    """The path, or the first of `run-2.sp`, `run-3.sp`, ... that does not exist."""
-    if not path.exists():
+def file(to: str | Path | None, mode: str) -> Path | None:
+    """Where the run is recorded.
+
+    Args:
+        to: as given.
+        mode: as given; with `new` what exists is left alone.
+
+    Returns:
+        The path, or the first of `run-2.sp`, `run-3.sp`, ... that does not exist; None for nowhere.
+
+    Raises:
+        SignalpropError: it is no path.
+    """
+    if to is None:
+        return None
+    if not isinstance(to, (str, Path)) or not Path(to).name:
+        raise SignalpropError(f"to={to!r} must be the path of a file, or None for no file")
+    path = Path(to)
+    if mode != "new" or not path.exists():
         return path
     return next(
         p

@@ -156,7 +156,7 @@ class Watch:
         models = named(model)
         optimizers = given.optimizers(optimizer)
         given.check_held([unwrapped(m) for _, m in models], optimizers)
-        path = None if to is None else given.free(Path(to)) if mode == "new" else Path(to)
+        path = given.file(to, mode)
         actions = Actions(
             on,
             checkpoint=None if path is None else Checkpoints(path, dict(models), optimizers),
