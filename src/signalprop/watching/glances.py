@@ -12,9 +12,9 @@ from torch import Tensor
 from signalprop.watching.models import Sites
 from signalprop.watching.table import or_inf
 from signalprop.watching.transfer import Row
+from signalprop.watching.updates.glance import Glance
 from signalprop.watching.updates.optimizers import parameters_of
 from signalprop.watching.updates.parameter import Sums
-from signalprop.watching.updates.probe import Glance
 
 Floats = NDArray[np.float64]
 Glanced = Callable[[int, Floats], None]
