@@ -11,7 +11,7 @@ from torch import nn
 from signalprop.compiled import sums
 from signalprop.compiled.sums import Table
 
-SIZES = (1, 7, 8, 16, 31, 256, 257, 1000, (1 << 16) + 5, 3 * (1 << 16))
+SIZES = (1, 7, 8, 16, 31, 256, 257, 1000, (1 << 16) + 5, 3 * (1 << 16), (1 << 20) + 3)
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +24,21 @@ def some(size, seed=0, scale=1.0):
     return scale * torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def close(found, x):
     return found == pytest.approx(float(x), rel=1e-12)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.usefixtures("threads")
 def test_square_sum(size, scale):
     """Also where the squares lie beyond float32."""
     x = some(size, scale=scale)
@@ -47,6 +56,7 @@ def test_square_sum(size, scale):
         ((9,), 0),
     ],
 )
+@pytest.mark.usefixtures("threads")
 def test_count_units(shape, dim):
     x = some(shape)
     square, counts = sums.count_units(x, dim, -1.0, 0.5)
@@ -78,9 +88,8 @@ def test_what_it_cannot_take():
     assert sums.square_sum(nn.Parameter(x)) == sums.square_sum(x)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_updates(threads):
-    before = torch.get_num_threads()
+@pytest.mark.usefixtures("threads")
+def test_updates():
     w, g, e = ([some(size, seed) for size in SIZES] for seed in (1, 2, 3))
     copies = [torch.empty_like(x) for x in w]
     known = [k % 3 != 0 for k in range(len(SIZES))]
@@ -90,11 +99,7 @@ def test_updates(threads):
         for x, y, z, copy, is_known in zip(w, g, e, copies, known, strict=True)
         for address in (x.data_ptr(), y.data_ptr(), z.data_ptr() * is_known, copy.data_ptr())
     ]
-    torch.set_num_threads(threads)
-    try:
-        found = rows.before_update().tolist()
-    finally:
-        torch.set_num_threads(before)
+    found = rows.before_update().tolist()
     for x, y, z, copy, is_known, row in zip(w, g, e, copies, known, found, strict=True):
         assert torch.equal(x, copy)
         x, y, z = x.double(), y.double(), z.double() * is_known

@@ -152,6 +152,8 @@ static After moved(const After& row, long by) {
   return {row.copy + by, row.weight + by, row.gradient + by};
 }
 
+static const float* moved(const float* row, long by) { return row + by; }
+
 // f of every piece of every row, the pieces of a row added in their order
 template <int N, class Row, class F>
 static void of_all(int threads, long count, const long* sizes, const Row* rows, double* out, F f) {
@@ -175,23 +177,40 @@ static void of_all(int threads, long count, const long* sizes, const Row* rows, 
 }
 
 // Sum of squares of x.
-extern "C" double square_sum(long size, const float* x) { return squares(size, x); }
+extern "C" double square_sum(int threads, long size, const float* x) {
+  double sum;
+  of_all<1>(threads, 1, &size, &x, &sum,
+            [](long count, const float* row, double* out) { *out = squares(count, row); });
+  return sum;
+}
 
 // Sum of squares of x (outer, units, inner), and of every unit how many values are above one bound
-// or below the other.
-extern "C" double count_units(long outer, long units, long inner, const float* x, double below,
-                              double above, int32_t* counts) {
+// or below the other. Every thread has units of its own.
+extern "C" double count_units(int threads, long outer, long units, long inner, const float* x,
+                              double below, double above, int32_t* counts) {
   const float low = float(below), high = float(above);
+  const long most = outer * units * inner / (4 * PIECE), parts = threads < most ? threads : most;
+  std::vector<Sum<2>> sums(parts > 1 ? parts : 1);
+  const long all = long(sums.size());
   std::memset(counts, 0, units * sizeof(int32_t));
-  Sum<2> sum;
-  for (long o = 0; o < outer; ++o) {
-    const float* row = x + o * units * inner;
-    if (inner == 1) row_of_units(units, row, low, high, counts, sum);
-    else
-      for (long u = 0; u < units; ++u)
-        counts[u] += values_of_unit(inner, row + u * inner, low, high, sum);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(int(all)) if (all > 1)
+#endif
+  for (long p = 0; p < all; ++p) {
+    const long first = units * p / all, last = units * (p + 1) / all;
+    Sum<2> sum;
+    for (long o = 0; o < outer; ++o) {
+      const float* row = x + o * units * inner;
+      if (inner == 1) row_of_units(last - first, row + first, low, high, counts + first, sum);
+      else
+        for (long u = first; u < last; ++u)
+          counts[u] += values_of_unit(inner, row + u * inner, low, high, sum);
+    }
+    sums[p] = sum;
   }
-  return sum.total();
+  double sum = 0;
+  for (const auto& part : sums) sum += part.total();
+  return sum;
 }
 
 // Of every parameter the sums of w^2, g^2, e^2 and g e; its weights are copied. e may be missing.

@@ -24,8 +24,8 @@ LIBRARY = Library(
     Path(__file__).parent,
     ("sums.cpp",),
     {
-        "square_sum": "lp -> d",
-        "count_units": "lll p dd p -> d",
+        "square_sum": "i l p -> d",
+        "count_units": "i lll p dd p -> d",
         "before_update": "i l ppp",
         "after_update": "i l ppp",
         "glance": "l pp ll p",
@@ -67,7 +67,7 @@ def square_sum(x: Tensor) -> float | None:
     compiled = functions()
     if compiled is None or not is_flat(x):
         return None
-    return compiled.square_sum(x.numel(), x.data_ptr())
+    return compiled.square_sum(torch.get_num_threads(), x.numel(), x.data_ptr())
 
 
 def count_units(
@@ -91,7 +91,8 @@ def count_units(
     shape = x.shape
     counts = np.empty(shape[unit_dim], np.int32)
     sizes = math.prod(shape[:unit_dim]), shape[unit_dim], math.prod(shape[unit_dim + 1 :])
-    square = compiled.count_units(*sizes, x.data_ptr(), low, high, counts.ctypes.data)
+    threads, found = torch.get_num_threads(), counts.ctypes.data
+    square = compiled.count_units(threads, *sizes, x.data_ptr(), low, high, found)
     return None if math.isnan(square) else (square, counts)
 
 
