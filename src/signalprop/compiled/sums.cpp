@@ -11,7 +11,7 @@ typedef float Floats __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
 typedef double Doubles __attribute__((vector_size(64)));
 constexpr long LANES = 8;
-constexpr long PIECE = 1 << 16;  // elements that a thread takes at a time
+constexpr long PIECE = 1 << 15;  // elements that a thread takes at a time, and two such at least
 
 template <class V, class S> static inline V load(const S* from) {
   V v;
@@ -166,8 +166,9 @@ static void of_all(int threads, long count, const long* sizes, const Row* rows, 
     for (long first = 0; first < sizes[k]; first += PIECE)
       pieces.push_back({k, first, sizes[k] - first < PIECE ? sizes[k] - first : PIECE, {}});
   const long all = long(pieces.size());
+  if (all < 2 * threads) threads = 1;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && all > 4 * threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
 #endif
   for (long p = 0; p < all; ++p)
     f(pieces[p].size, moved(rows[pieces[p].row], pieces[p].first), pieces[p].sums);
@@ -189,7 +190,7 @@ extern "C" double square_sum(int threads, long size, const float* x) {
 extern "C" double count_units(int threads, long outer, long units, long inner, const float* x,
                               double below, double above, int32_t* counts) {
   const float low = float(below), high = float(above);
-  const long most = outer * units * inner / (4 * PIECE), parts = threads < most ? threads : most;
+  const long most = outer * units * inner / (2 * PIECE), parts = threads < most ? threads : most;
   std::vector<Sum<2>> sums(parts > 1 ? parts : 1);
   const long all = long(sums.size());
   std::memset(counts, 0, units * sizeof(int32_t));
