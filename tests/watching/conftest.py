@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from torch.nn.modules import module as hooks
 
 from signalprop.compiled import sums
 
@@ -18,6 +19,13 @@ def heard():
     logger.disabled, logger.propagate = before[:2]
     logger.setLevel(before[2])
     logging.disable(before[3])
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    yield
+    assert not hooks._global_forward_hooks
+    assert not hooks._global_forward_pre_hooks
 
 
 @pytest.fixture(params=["compiled", "pure"])

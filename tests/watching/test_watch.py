@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import module as hooks
 
 from signalprop.watching.actions import StopTraining
 from signalprop.watching.file.reader import Run
@@ -82,6 +83,8 @@ def test_a_watch_that_has_failed_samples_nothing(monkeypatch):
         step(model, optimizer)
         assert run.failed is not None
         assert not run.sampling
+        assert not hooks._global_forward_hooks
+        assert not hooks._global_forward_pre_hooks
 
 
 @pytest.mark.parametrize("raises", [True, False])

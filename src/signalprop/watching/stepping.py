@@ -56,6 +56,11 @@ class _Sampling:
     whole: dict[int, Tensor] = field(default_factory=dict)
     copied: bool = True
 
+    def close(self) -> None:
+        """Take every hook off."""
+        self.window.close()
+        self.clipping.close()
+
 
 class Stepper:
     """Steps and samples of a training.
@@ -125,8 +130,7 @@ class Stepper:
         self._handles.clear()
         sampling, self._sampling = self._sampling, None
         if sampling is not None:
-            sampling.window.close()
-            sampling.clipping.close()
+            sampling.close()
         self._earlier.clear()
         self._rooms.clear()
         self.finish()
@@ -271,7 +275,11 @@ class Stepper:
     def _end(self) -> None:
         sampling, self._sampling = self._sampling, None
         if sampling is not None:
-            self._finish(sampling)
+            try:
+                self._finish(sampling)
+            except BaseException:
+                sampling.close()
+                raise
         self._glances.end(self.step)
         if self._waiting:
             self._bring(most=WAITING)
