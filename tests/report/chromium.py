@@ -19,3 +19,10 @@ ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+
+
+def listen(page, said):
+    """Note whatever a page has to say: messages, errors, dialogs."""
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(dialog.message))

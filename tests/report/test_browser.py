@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tests.report.chromium import needs_browser
+from tests.report.chromium import listen, needs_browser
 from tests.report.samples import deep, diagnosed, named_badly, traced
 
 pytestmark = needs_browser
@@ -18,9 +18,7 @@ def visit(browser, tmp_path):
         path = result.save(tmp_path / "report.html", assets=assets)
         page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
         pages.append(page)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
+        listen(page, said)
         page.on("request", lambda request: asked.append(request.url))
         page.goto(path.as_uri())
         page.evaluate("window.signalpropReady")

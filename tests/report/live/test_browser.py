@@ -8,7 +8,7 @@ import sys
 import textwrap
 
 import pytest
-from tests.report.chromium import needs_browser
+from tests.report.chromium import listen, needs_browser
 from tests.report.live.serving import Served
 from tests.report.run import samples
 
@@ -54,9 +54,7 @@ def visit(browser):
         served = Served(list(paths)).__enter__()
         page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
         opened.append((page, served))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
+        listen(page, said)
         page.on("request", lambda request: asked.append((served.url, request.url)))
         page.goto(served.url)
         return Visit(page)

@@ -1,7 +1,7 @@
 """The report of runs in a real browser: it draws, and says nothing in the console."""
 
 import pytest
-from tests.report.chromium import needs_browser
+from tests.report.chromium import listen, needs_browser
 from tests.report.run import samples
 
 from signalprop.report.run import result
@@ -26,9 +26,7 @@ def visit(browser):
     def open_page(path):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         pages.append(page)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
+        listen(page, said)
         page.goto(path.as_uri())
         page.evaluate("window.signalpropReady")
         return page
