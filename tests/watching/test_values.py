@@ -337,3 +337,22 @@ def test_units_that_are_lost(activation, shape, tmp_path):
         found = run.values(name).mean[0][[s.name for s in run.sites].index("1")]
     assert found == pytest.approx(getattr(site.activation, name))
     assert 0 < found < 1
+
+
+def test_a_weight_that_changes_its_size_between_samples(tmp_path):
+    """A glance reads no further than the gradient goes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    with watch(model, optimizer, every=4, to=tmp_path / "run.sp") as run:
+        for step in range(9):
+            if step == 2:
+                model[0].weight.data = torch.randn(64, 3)
+            optimizer.zero_grad(set_to_none=True)
+            x = torch.randn(8, model[0].weight.shape[1])
+            model(x).square().mean().backward()
+            optimizer.step()
+        assert run.failed is None
+    with Run(tmp_path / "run.sp") as written:
+        assert written.steps.tolist() == [0, 4, 8]
+        assert np.isfinite(written.values("gradient_norm").mean).all()

@@ -37,7 +37,7 @@ class Glances:
     ) -> None:
         self._sites, self._told, self._later = sites, told, later
         self._glances: dict[int, Glance] = {}
-        self._chosen: list[tuple[int, int]] = []
+        self._chosen: list[tuple[int, int, int]] = []
         self._now: Floats | None = None
 
     def choose(self, sums: Sequence[Sums], optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -47,7 +47,7 @@ class Glances:
             sums: of the parameters that were updated.
             optimizers: that hold them.
         """
-        chosen = [(one.site, id(one.parameter)) for one in sums]
+        chosen = [(one.site, id(one.parameter), one.parameter.numel()) for one in sums]
         if chosen == self._chosen:
             return
         self._chosen = chosen

@@ -35,13 +35,14 @@ class Glance:
         self._sizes: list[int] = []
         self._scale = torch.empty(0)
         # at every step a call for each parameter counts, so what can be is worked out before
-        self._plan = [_stride(p) for p in self.parameters]
+        self._plan = [(_stride(p), p.numel()) for p in self.parameters]
         self._table: Table | None = None
         self._slots: list[Tensor | None] = []
+        self._numels: list[int] = []
         if functions() is not None and all(is_flat(p) for p in self.parameters):
             slots = [parameters.get(place) for place in range(max(self._places, default=-1) + 1)]
-            self._table = Table([0 if p is None else p.numel() for p in slots], 1, 1)
-            self._slots = slots
+            self._slots, self._numels = slots, [0 if p is None else p.numel() for p in slots]
+            self._table = Table(self._numels, 1, 1)
 
     def rms(self) -> NDArray[np.float64] | tuple[Tensor, list[int]] | None:
         """Root mean square of each gradient, from at most `ELEMENTS` of its elements.
@@ -54,7 +55,10 @@ class Glance:
         """
         if self._table is not None:
             gradients = [None if p is None else p.grad for p in self._slots]
-            addresses = [0 if g is None else _address(g) for g in gradients]
+            addresses = [
+                0 if gradient is None else _address(gradient, size)
+                for gradient, size in zip(gradients, self._numels, strict=True)
+            ]
             if -1 not in addresses:
                 if not any(addresses):
                     return None
@@ -64,11 +68,12 @@ class Glance:
         few: list[Tensor] = []
         places: list[int] = []  # of the full ones, then of the few
         later: list[int] = []
-        for place, parameter, stride in zip(self._places, self.parameters, self._plan, strict=True):
-            gradient = parameter.grad
+        for place, parameter, plan in zip(self._places, self.parameters, self._plan, strict=True):
+            gradient, (stride, size) = parameter.grad, plan
             if gradient is None:
                 continue
-            if stride is not None and type(gradient) is Tensor and gradient.is_contiguous():
+            whole = type(gradient) is Tensor and gradient.is_contiguous()
+            if stride is not None and whole and gradient.numel() == size:
                 full.append(gradient.as_strided((RUNS, RUN), (stride, 1)))
                 places.append(place)
             elif gradient.layout is torch.strided and (part := _few(gradient)) is not None:
@@ -92,10 +97,11 @@ class Glance:
         return found, places + later
 
 
-def _address(gradient: Tensor) -> int:
-    """Where a gradient lies; -1 where that is not in one piece, as its weight does."""
+def _address(gradient: Tensor, size: int) -> int:
+    """Where a gradient lies; -1 where that is not in one piece, as its weight did, or as large."""
     plain = type(gradient) is Tensor and gradient.dtype is torch.float32
-    return gradient.data_ptr() if plain and gradient.is_contiguous() else -1
+    fits = plain and gradient.is_contiguous() and gradient.numel() == size
+    return gradient.data_ptr() if fits else -1
 
 
 def _stride(parameter: Tensor) -> int | None:
